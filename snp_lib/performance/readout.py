@@ -1,7 +1,201 @@
+"""Readouts on frozen features, trained together, and what one pass over the data measures with them.
+
+A readout turns the features of a site into N × F numbers (``pool``) and those into logits by one matrix without bias.
+For tokens the pooling weights come from the full features, so the logits are a sum over channels and the fields of all
+units add up to them (defined here; the readout follows the CCT head, without its normalisation). For maps pooling is
+flattening (paper C, released code).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float32, Float64
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from snp_lib.data import Dataset, Split
+from snp_lib.data.augment import Normalize
+from snp_lib.training.loop import Recipe, augment, epoch_seed, shuffled_batches
+from snp_lib.training.schedules import warmup_cosine
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReadoutRecipe:
+    """How readouts are trained: AdamW, cosine to zero, cross-entropy, the backbone's own augmentation.
+
+    Raises:
+        ValueError: a number out of range.
+    """
+
     epochs: int
     batch_size: int
     lr: float = 2e-3
     weight_decay: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1:
+            raise ValueError(f"epochs and batch_size must be at least 1, got {self.epochs} and {self.batch_size}")
+        if self.lr <= 0 or self.weight_decay < 0:
+            raise ValueError(f"lr must be positive and weight_decay not negative, got {self.lr} and {self.weight_decay}")
+
+
+class TokenReadout(nn.Module):
+    """Sequence pooling, then a linear layer without bias: features (N, T, d) to logits (N, num_classes)."""
+
+    def __init__(self, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.score = nn.Linear(width, 1, bias=False)
+        self.linear = nn.Linear(width, num_classes, bias=False)
+        for layer in (self.score, self.linear):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+
+    def pool(self, features: Float[Tensor, "n t d"]) -> Float[Tensor, "n d"]:
+        """Mean of the tokens weighted by the softmax of one learned score each."""
+        attention = self.score(features).softmax(dim=1)  # (N, T, 1)
+        return torch.bmm(attention.transpose(1, 2), features).squeeze(1)
+
+    def forward(self, features: Float[Tensor, "n t d"]) -> Float[Tensor, "n k"]:
+        logits: Tensor = self.linear(self.pool(features))
+        return logits
+
+
+class MapReadout(nn.Module):
+    """Flatten, then a linear layer without bias: feature maps (N, C, h, w) to logits (N, num_classes)."""
+
+    def __init__(self, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, num_classes, bias=False)
+
+    def pool(self, features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n f"]:
+        """All features of an image in a row, the h·w features of a filter side by side."""
+        return features.flatten(1)
+
+    def forward(self, features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+        logits: Tensor = self.linear(self.pool(features))
+        return logits
+
+
+Readout = TokenReadout | MapReadout
+
+
+def make_readout(features: Tensor, num_classes: int) -> Readout:
+    """The readout for features of this shape; raises ValueError unless they are tokens (3-D) or maps (4-D)."""
+    if features.ndim == 3:
+        return TokenReadout(features.shape[2], num_classes)
+    if features.ndim == 4:
+        return MapReadout(features[0].numel(), num_classes)
+    raise ValueError(f"features must be tokens (N, T, d) or maps (N, C, h, w), got shape {tuple(features.shape)}")
+
+
+def train_readouts(
+    model: nn.Module,
+    dataset: Dataset,
+    sites: Sequence[str],
+    recipe: ReadoutRecipe,
+    augmentation: Recipe,
+    *,
+    seed: int,
+    progress: bool = True,
+) -> dict[str, Readout]:
+    """Train one readout per site, all from the same frozen forward pass of each step.
+
+    The readouts share no parameter, so this equals training each alone on the same batches.
+
+    Args:
+        model: trained network; used in eval mode and left unchanged.
+        augmentation: the recipe whose crop and flip are applied.
+
+    Returns:
+        Site name to trained readout, in eval mode on the model's device.
+
+    Raises:
+        ValueError: no site, an unknown site, or fewer training images than one batch.
+    """
+    if not sites:
+        raise ValueError("name at least one site")
+    if len(dataset.train) < recipe.batch_size:
+        raise ValueError(f"batch_size {recipe.batch_size} exceeds the {len(dataset.train)} training images")
+    device = next(model.parameters()).device
+    model.eval()
+    images, labels = dataset.train.images.to(device), dataset.train.labels.to(device)
+    normalize = Normalize(images)
+    with torch.no_grad():
+        _, example = model(normalize(images[:1]), sites=sites)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        readouts = {site: make_readout(example[site], dataset.num_classes) for site in sites}
+    for readout in readouts.values():
+        readout.to(device)
+    parameters = [p for readout in readouts.values() for p in readout.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    steps = len(labels) // recipe.batch_size
+    bar = tqdm(total=recipe.epochs * steps, desc="readouts", unit="step", disable=not progress, leave=False)
+    for epoch in range(recipe.epochs):
+        generator = torch.Generator(device).manual_seed(epoch_seed(seed, epoch))
+        for step, batch in enumerate(shuffled_batches(len(labels), recipe.batch_size, generator)):
+            for group in optimizer.param_groups:
+                group["lr"] = warmup_cosine(
+                    epoch * steps + step, total=recipe.epochs * steps, warmup=0, peak=recipe.lr, end=0.0
+                )
+            with torch.no_grad():
+                _, features = model(augment(images[batch], augmentation, normalize, generator), sites=sites)
+            losses = [F.cross_entropy(readouts[site](features[site]), labels[batch]) for site in sites]
+            optimizer.zero_grad(set_to_none=True)
+            torch.stack(losses).sum().backward()
+            optimizer.step()
+            bar.update()
+    bar.close()
+    return {site: readout.eval() for site, readout in readouts.items()}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one pass over a split measures. K labels; F pooled features at a site, channel by channel."""
+
+    class_means: Mapping[str, Float32[Tensor, "k f"]]  # mean pooled features of the images of each label
+    readout_accuracy: Mapping[str, float]  # of each site's readout, in [0, 1]
+    logits: Float32[Tensor, "n k"]  # of the network itself, in the order of the split
+
+
+@torch.no_grad()
+def measure(
+    model: nn.Module,
+    readouts: Mapping[str, Readout],
+    split: Split,
+    normalize: Callable[[Tensor], Tensor],
+    *,
+    num_classes: int,
+    batch_size: int = 256,
+) -> Measurement:
+    """Class means, readout accuracy and logits at every site, in one forward pass over the split.
+
+    Raises:
+        ValueError: a label of the split has no image, so its mean does not exist.
+    """
+    counts = torch.bincount(split.labels, minlength=num_classes)
+    if (counts == 0).any():
+        raise ValueError(f"label {int((counts == 0).nonzero()[0])} has no image in this split")
+    device = next(model.parameters()).device
+    model.eval()
+    sums: dict[str, Float64[Tensor, "k f"]] = {}
+    hits = {site: torch.zeros((), dtype=torch.long, device=device) for site in readouts}
+    logits = []
+    for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True):
+        labels = labels.to(device)
+        output, features = model(normalize(images.to(device)), sites=list(readouts))
+        logits.append(output.float())
+        for site, readout in readouts.items():
+            pooled = readout.pool(features[site])
+            hits[site] += (readout.linear(pooled).argmax(1) == labels).sum()
+            if site not in sums:
+                sums[site] = torch.zeros(num_classes, pooled.shape[1], dtype=torch.float64, device=device)
+            sums[site].index_add_(0, labels, pooled.double())
+    return Measurement(
+        class_means={site: (total / counts.to(device).unsqueeze(1)).float().cpu() for site, total in sums.items()},
+        readout_accuracy={site: int(hit) / len(split) for site, hit in hits.items()},
+        logits=torch.cat(logits).cpu(),
+    )

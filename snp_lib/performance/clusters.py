@@ -1,0 +1,187 @@
+"""Clusters, noise and signal-to-noise of performance matrices, vectorised over units.
+
+Source: paper C (AFCC) and its released code for thresholds, clusters and noise; the treatment of silent units and the
+signal-to-noise ratio are defined here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Int, Num
+from numpy.typing import ArrayLike
+
+THETA = 0.3  # threshold of the released code of paper C
+
+
+def binarize(matrices: ArrayLike, threshold: float = THETA) -> Bool[np.ndarray, "unit label output"]:
+    """Divide each unit's matrix by its largest element and mark what exceeds the threshold.
+
+    A unit without a positive element is silent and all False (defined here: the released code divides by the negative
+    maximum, which marks every element of such a unit).
+
+    Raises:
+        ValueError: not square matrices, NaN or infinite elements, or a threshold outside [0, 1).
+    """
+    values = np.asarray(matrices)
+    if values.ndim != 3 or values.shape[1] != values.shape[2]:
+        raise ValueError(f"expected matrices (unit, label, label), got shape {values.shape}")
+    if not 0 <= threshold < 1:
+        raise ValueError(f"threshold must lie in [0, 1), got {threshold}")
+    if not np.isfinite(values).all():
+        unit = int(np.argwhere(~np.isfinite(values))[0, 0])
+        raise ValueError(f"the matrix of unit {unit} holds NaN or infinity: the measurement before it went wrong")
+    largest = values.max(axis=(1, 2), keepdims=True, initial=-np.inf)
+    return (values / np.where(largest > 0, largest, 1) > threshold) & (largest > 0)
+
+
+def cluster_index(binary: Bool[np.ndarray, "unit label label"]) -> Int[np.ndarray, "unit label"]:
+    """Cluster that each label belongs to, numbered in the order found; −1 for labels outside the diagonal set.
+
+    The greedy walk of the released code: open a cluster with the first free label of the diagonal set, add each later
+    free label for which the square over the cluster stays all ones, repeat. Done here as first fit, label by label: a
+    label enters the first cluster whose members all agree with it. Both orders accept the same labels, because whether
+    a cluster takes a label depends only on the cluster's earlier members.
+    """
+    units, labels, _ = binary.shape
+    mutual = binary & binary.transpose(0, 2, 1)
+    diagonal = np.diagonal(binary, axis1=1, axis2=2)
+    # accepts[u, c, l]: every member of cluster c agrees with label l; a cluster not yet open accepts every label
+    accepts = np.ones((units, labels, labels), dtype=bool)
+    index = np.full((units, labels), -1)
+    for label in range(labels):
+        active = np.flatnonzero(diagonal[:, label])
+        first = accepts[active, :, label].argmax(axis=1)
+        index[active, label] = first
+        accepts[active, first] &= mutual[active, label]
+    return index
+
+
+def find_clusters(binary: ArrayLike) -> list[list[int]]:
+    """Clusters of one unit: lists of labels, in the order found, each in ascending order.
+
+    Args:
+        binary: one thresholded performance matrix, Boolean, label × label.
+
+    Raises:
+        ValueError: not one square Boolean matrix.
+    """
+    matrix = np.asarray(binary)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.dtype != bool:
+        raise ValueError(f"expected one square Boolean matrix, got {matrix.dtype} of shape {matrix.shape}")
+    index = cluster_index(matrix[None])[0]
+    return [np.flatnonzero(index == c).tolist() for c in range(index.max(initial=-1) + 1)]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the units of one site know. U units, K labels; the averages of a site are properties.
+
+    Attributes:
+        silent: (U,) units whose matrix has no positive element.
+        diagonal: (U, K) labels that a unit recognises, D_u.
+        cluster_of: (U, K) index of each label's cluster, −1 outside D_u.
+        noise: (U,) ones of the thresholded matrix outside the cluster squares, n_u.
+    """
+
+    silent: Bool[np.ndarray, " unit"]
+    diagonal: Bool[np.ndarray, "unit label"]
+    cluster_of: Int[np.ndarray, "unit label"]
+    noise: Int[np.ndarray, " unit"]
+
+    @property
+    def clusters(self) -> list[list[list[int]]]:
+        """Per unit its clusters, as :func:`find_clusters` gives them."""
+        return [
+            [np.flatnonzero(row == c).tolist() for c in range(row.max(initial=-1) + 1)] for row in self.cluster_of
+        ]
+
+    @property
+    def cluster_sizes(self) -> Int[np.ndarray, "unit cluster"]:
+        """Labels in each cluster, zero where a unit has fewer clusters."""
+        return (self.cluster_of[:, None, :] == np.arange(self.cluster_of.shape[1])[None, :, None]).sum(axis=2)
+
+    @property
+    def labels_of_unit(self) -> Int[np.ndarray, " unit"]:
+        """Labels that each unit recognises, |D_u|."""
+        return self.diagonal.sum(axis=1)
+
+    @property
+    def clusters_of_unit(self) -> Int[np.ndarray, " unit"]:
+        """Clusters of each unit."""
+        return self.cluster_of.max(axis=1, initial=-1) + 1
+
+    def _mean(self, values: Num[np.ndarray, " unit"], clustered_only: bool) -> float:
+        chosen = values[self.clusters_of_unit > 0] if clustered_only else values
+        return float(chosen.mean()) if len(chosen) else float("nan")
+
+    def labels_per_unit(self, clustered_only: bool = False) -> float:
+        """Mean of |D_u| over all units, or over those with a cluster (NaN if there are none)."""
+        return self._mean(self.labels_of_unit, clustered_only)
+
+    def clusters_per_unit(self, clustered_only: bool = False) -> float:
+        """Mean number of clusters, over all units or over those with one."""
+        return self._mean(self.clusters_of_unit, clustered_only)
+
+    def noise_per_unit(self, clustered_only: bool = False) -> float:
+        """Mean of n_u, over all units or over those with a cluster."""
+        return self._mean(self.noise, clustered_only)
+
+    @property
+    def cluster_size(self) -> float:
+        """Mean size over all clusters of the site, in labels (NaN if there are none)."""
+        clusters = int(self.clusters_of_unit.sum())
+        return float(self.diagonal.sum() / clusters) if clusters else float("nan")
+
+    @property
+    def signal(self) -> float:
+        """S = Σ_u |D_u| / K: units that raise the flag of a label, averaged over labels."""
+        return float(self.diagonal.sum() / self.diagonal.shape[1])
+
+    @property
+    def internal_noise(self) -> float:
+        """Σ_u Σ_c |c|(|c|−1) / (K(K−1)): ones inside cluster squares that point to another label of the cluster."""
+        sizes = self.cluster_sizes
+        return float((sizes * (sizes - 1)).sum() / self._pairs)
+
+    @property
+    def external_noise(self) -> float:
+        """Σ_u n_u / (K(K−1))."""
+        return float(self.noise.sum() / self._pairs)
+
+    @property
+    def snr(self) -> float:
+        """signal / (internal + external noise); infinite without noise, NaN without signal and noise."""
+        noise = self.internal_noise + self.external_noise
+        if noise == 0:
+            return float("inf") if self.signal else float("nan")
+        return self.signal / noise
+
+    @property
+    def _pairs(self) -> int:
+        labels = self.diagonal.shape[1]
+        return labels * (labels - 1)
+
+
+def summarize(matrices: ArrayLike, threshold: float = THETA) -> Summary:
+    """Thresholded matrices of all units of a site to diagonal sets, clusters and noise.
+
+    Args:
+        matrices: performance matrices (unit, label, label), as :func:`snp_lib.performance.unit_matrices` gives them.
+        threshold: θ, as a share of each unit's largest element.
+
+    Raises:
+        ValueError: wrong shape, NaN or infinite elements, fewer than two labels, or a threshold outside [0, 1).
+    """
+    binary = binarize(matrices, threshold)
+    if binary.shape[1] < 2:
+        raise ValueError("a signal-to-noise ratio needs at least two labels")
+    index = cluster_index(binary)
+    same_cluster = (index[:, :, None] == index[:, None, :]) & (index[:, :, None] >= 0)
+    return Summary(
+        silent=~binary.any(axis=(1, 2)),
+        diagonal=np.diagonal(binary, axis1=1, axis2=2).copy(),
+        cluster_of=index,
+        noise=(binary & ~same_cluster).sum(axis=(1, 2)),
+    )
