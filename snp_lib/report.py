@@ -1,0 +1,205 @@
+"""Numbers that are printed *and* checked, and the verdict on each claim of the papers."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from snp_lib.experiments import SCALES
+from snp_lib.paths import BOOK, RECORDS
+from snp_lib.store import Run
+
+Verdict = Literal["reproduced", "partly", "not reproduced"]
+
+# two-sided 95 % quantiles of Student's t for n − 1 = 1 … 9 degrees of freedom, then the normal one
+_T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+
+
+class ReportError(AssertionError):
+    """A reported number left the tolerance around the published one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One claim of a paper, in our words, and what would count as seeing it."""
+
+    id: str
+    paper: str
+    statement: str
+    measure: str
+    certainty: str  # how sure we are of what the paper says: abs, code, plot, 2nd, ours
+    chapter: str
+    above: float | None = None  # the claim holds if the measure lies above this
+    below: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.above is None) == (self.below is None):
+            raise ValueError(f"claim {self.id}: give exactly one of above and below")
+
+    def verdict(self, values: Sequence[float]) -> Verdict:
+        """``reproduced`` if the 95 % interval over seeds lies wholly on the claimed side, ``partly`` if only the mean
+        does, else ``not reproduced``. A single value can only be ``partly``."""
+        bound, sign = (self.above, 1) if self.above is not None else (self.below, -1)
+        assert bound is not None
+        distance = sign * (statistics.fmean(values) - bound)
+        if not distance > 0:
+            return "not reproduced"
+        return "reproduced" if distance > half_width(values) else "partly"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reported:
+    """A reported number: mean over seeds, standard deviation (n − 1), how many, which, and where from."""
+
+    name: str
+    mean: float
+    sd: float | None
+    n: int
+    tol: float
+    seeds: list[int]
+    scale: str
+    record: str
+    verdict: Verdict | None
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Half of the 95 % confidence interval of the mean (Student's t); infinite for fewer than two values."""
+    n = len(values)
+    if n < 2:
+        return math.inf
+    return (_T95[n - 2] if n - 2 < len(_T95) else 1.96) * statistics.stdev(values) / math.sqrt(n)
+
+
+def load_claims(path: Path | None = None) -> dict[str, Claim]:
+    """All claims by id, from ``book/claims.yml``; raises ValueError for a duplicate or malformed entry."""
+    claims: dict[str, Claim] = {}
+    for entry in yaml.safe_load((path or BOOK / "claims.yml").read_text()):
+        try:
+            claim = Claim(**entry)
+        except TypeError as error:
+            raise ValueError(f"malformed claim {entry.get('id', entry)!r}: {error}") from error
+        if claim.id in claims:
+            raise ValueError(f"claim {claim.id!r} is listed twice")
+        claims[claim.id] = claim
+    return claims
+
+
+def published(path: Path | None = None) -> dict[str, dict[str, dict[str, Any]]]:
+    """The committed numbers, scale → name → fields of :class:`Reported`; empty when there are none."""
+    path = path or RECORDS / "reported.json"
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def report(name: str, value: float | Sequence[float], tol: float, *, runs: Sequence[Run]) -> Reported:
+    """Print a number, rounded to its tolerance, and check it against the published one of the same scale and seeds.
+
+    Within the tolerance the *published* digits are printed, so that a last digit that flips between machines does not
+    make a regression test fail. A name that is the id of a claim also gets its verdict.
+
+    Args:
+        name: unique name of the number, or the id of a claim in ``book/claims.yml``.
+        value: one value per run, or one value for all runs together.
+        tol: largest accepted distance from the published mean, in the units of the value.
+        runs: the runs behind the number; they give scale, seeds and record.
+
+    Returns:
+        What was reported; with the published fields where those were printed.
+
+    Raises:
+        ReportError: NaN, or farther from the published number than ``tol``.
+        ValueError: a tolerance that is not positive or so wide that it would accept zero for the value.
+    """
+    values = [float(v) for v in value] if isinstance(value, Sequence) else [float(value)]
+    mean = statistics.fmean(values)
+    if not math.isfinite(mean):
+        raise ReportError(f"{name} is {mean}: nothing was measured")
+    claim = load_claims().get(name)
+    ours = Reported(
+        name=name,
+        mean=mean,
+        sd=statistics.stdev(values) if len(values) > 1 else None,
+        n=len(values),
+        tol=tol,
+        seeds=[r.experiment.seed for r in runs],
+        scale=runs[0].experiment.scale,
+        record=record_id(runs),
+        verdict=claim.verdict(values) if claim else None,
+    )
+    if ours.scale != "smoke" and not 0 < tol < (abs(mean) / 2 or math.inf):
+        raise ValueError(f"{name}: a tolerance of {tol} around {mean:.4g} would accept zero, so it would check nothing")
+    _log(ours)
+    if os.environ.get("SNP_ACCEPT") == "1":
+        _accept(ours)
+    stored = published().get(ours.scale, {}).get(name)
+    if stored is not None and stored["seeds"] == ours.seeds:
+        if abs(ours.mean - stored["mean"]) > tol or ours.verdict != stored["verdict"]:
+            raise ReportError(
+                f"{name} is {_format(ours)}, but {_format(Reported(**stored))} was published for the same scale and seeds "
+                f"(tolerance {tol}). If the change is meant, accept it with `snp reproduce --accept` and say why."
+            )
+        ours = Reported(**stored)
+    print(f"{name} = {_format(ours)}")
+    return ours
+
+
+def record_id(runs: Sequence[Run]) -> str:
+    """The record hashes behind a figure, in the order of the seeds."""
+    return " ".join(r.record for r in runs)
+
+
+def provenance(runs: Sequence[Run]) -> str:
+    """The line under every figure: experiment, scale, data, n, seeds, device and record hashes."""
+    first = runs[0]
+    seeds = ", ".join(str(r.experiment.seed) for r in runs)
+    return (
+        f"{first.experiment.name} · {first.experiment.scale} · {first.experiment.dataset} · n = {len(runs)} "
+        f"(seeds {seeds}) · {first.manifest['device']} · record {record_id(runs)}"
+    )
+
+
+def scoreboard() -> list[dict[str, Any]]:
+    """Every claim with the published number of the largest scale that has one, in the order of ``claims.yml``."""
+    numbers = published()
+    rows = []
+    for claim in load_claims().values():
+        row: dict[str, Any] = {"claim": claim, "reported": None}
+        for scale in reversed(SCALES):
+            if scale != "smoke" and claim.id in numbers.get(scale, {}):
+                row["reported"] = Reported(**numbers[scale][claim.id])
+                break
+        rows.append(row)
+    return rows
+
+
+def _format(number: Reported) -> str:
+    digits = max(0, -math.floor(math.log10(number.tol))) if number.tol > 0 else 3
+    text = f"{number.mean:.{digits}f}"
+    if number.sd is not None:
+        text += f" ± {number.sd:.{digits}f}"
+    text += f" (n = {number.n}, {number.scale})"
+    return text + (f" → {number.verdict}" if number.verdict else "")
+
+
+def _log(number: Reported) -> None:
+    """Append to the log of `snp reproduce`, when it asked for one."""
+    if log := os.environ.get("SNP_REPORT_LOG"):
+        with Path(log).open("a") as file:
+            file.write(json.dumps(asdict(number)) + "\n")
+
+
+def _accept(number: Reported) -> None:
+    """Make this number the published one."""
+    path = RECORDS / "reported.json"
+    numbers = published(path)
+    numbers.setdefault(number.scale, {})[number.name] = asdict(number)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(numbers, indent=1, sort_keys=True) + "\n")
+    os.replace(partial, path)
