@@ -1,0 +1,219 @@
+"""The command ``snp``."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+import snp_lib
+from snp_lib import data, experiments, reproduce, store
+from snp_lib.paths import RECORDS, data_dir, runs_dir
+from snp_lib.performance import THETA, summarize
+from snp_lib.report import ReportError
+from snp_lib.training import TrainingError
+from snp_lib.training.checkpoint import CheckpointError
+
+EXPECTED_ERRORS = (
+    data.DataError, store.StoreError, TrainingError, CheckpointError, ReportError, reproduce.ReproduceError, ValueError
+)  # fmt: skip
+
+
+class _Parser(argparse.ArgumentParser):
+    """A wrong option gets one line, not the whole usage."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 failed or a check did not hold, 2 wrong usage."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except EXPECTED_ERRORS as error:
+        print(f"snp: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("snp: interrupted; a training goes on from its last checkpoint when asked for again", file=sys.stderr)
+        return 130
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="snp", description=snp_lib.__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--version", action="version", version=f"snp {snp_lib.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+
+    def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> _Parser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=command)
+        return sub
+
+    add("experiments", _experiments, "list the experiments: what exists, at which scale, its cost and expected result")
+    for name, function, text in (
+        ("train", _train, "train an experiment, or read it where it is stored"),
+        ("measure", _measure, "print clusters, noise and SNR at every site of a finished experiment"),
+        ("record", _record, "promote finished runs to the committed records in data/records/"),
+    ):
+        sub = add(name, function, text)
+        sub.add_argument("experiment", choices=experiments.CATALOGUE, metavar="EXPERIMENT", help="name, see `snp experiments`")
+        _scale_and_seeds(sub, default="small")
+        if name == "train":
+            _device(sub)
+            sub.add_argument("--refresh", action="store_true", help="train anew even if a run or record exists")
+            sub.add_argument("--threads", type=_positive, help="CPU threads (default: torch's own choice)")
+        if name == "measure":
+            sub.add_argument("--theta", type=_theta, default=THETA, help=f"threshold in [0, 1) (default {THETA})")
+            sub.add_argument("--unit", choices=("node", "head"), default="node", help="nodes of every site, or heads of the mha sites")
+    sub = add("data", _data, "load a data set, downloading it if needed, and print what it holds")
+    sub.add_argument("name", choices=data.DATASETS, metavar="NAME", help=f"one of {', '.join(data.DATASETS)}")
+    sub.add_argument("--root", type=Path, help="folder (default: SNP_DATA_DIR, else data/cache/)")
+    sub.add_argument("--size", type=_positive, help="side of the images in pixels")
+    sub = add("reproduce", _reproduce, "run chapters with papermill and print a table of their claims")
+    sub.add_argument("chapters", nargs="*", metavar="CHAPTER", help="numbers or names, such as 01 or 02_snp (default: all)")
+    _scale_and_seeds(sub, default=None)
+    _device(sub)
+    sub.add_argument("--refresh", action="store_true", help="train anew even where a run or record exists")
+    sub.add_argument("--accept", action="store_true", help="make the numbers found the published ones")
+    sub.add_argument("--in-place", action="store_true", help="store the executed chapters in book/ (default: runs/chapters/)")
+    add("doctor", _doctor, "print versions, device, data and disk")
+    return parser
+
+
+def _scale_and_seeds(sub: argparse.ArgumentParser, default: str | None) -> None:
+    shown = default or "each chapter's own"
+    sub.add_argument("--scale", choices=experiments.SCALES, default=default, help=f"size of data and networks (default: {shown})")
+    sub.add_argument("--seeds", type=_seeds, default=None if default is None else [0], help=f"such as 0,1,2 (default: {shown if default is None else 0})")
+
+
+def _device(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train (default: auto)")
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
+    return int(text)
+
+
+def _theta(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number in [0, 1), got {text!r}")
+    return value
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return experiments.parse_seeds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _experiments(options: argparse.Namespace) -> int:
+    for name, entry in experiments.CATALOGUE.items():
+        print(f"{name}: {entry.summary}")
+        for scale, cost in entry.cost.items():
+            print(f"  {scale:6} {cost}; {entry.expected[scale]}")
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    for seed in options.seeds:
+        finished = store.run(
+            experiments.get(options.experiment, options.scale, seed), device=options.device, refresh=options.refresh
+        )
+        metrics = finished.metrics
+        print(f"{finished.experiment.id}: test accuracy {metrics['test_accuracy']:.2%}, {metrics['parameters']:,} parameters, {finished.path}")
+    return 0
+
+
+def _finished(options: argparse.Namespace, seed: int) -> store.Run:
+    experiment = experiments.get(options.experiment, options.scale, seed)
+    finished = store.find(experiment)
+    if finished is None:
+        command = f"snp train {experiment.name} --scale {experiment.scale} --seeds {seed}"
+        raise store.StoreError(f"{experiment.id} has no finished run; make it with `{command}`")
+    return finished
+
+
+def _measure(options: argparse.Namespace) -> int:
+    for seed in options.seeds:
+        finished = _finished(options, seed)
+        print(f"{finished.experiment.id} · {options.unit}s · θ = {options.theta} · record {finished.record}")
+        print(f"{'site':18}{'accuracy':>9}{'labels':>9}{'clusters':>9}{'size':>7}{'noise':>9}{'signal':>8}{'SNR':>7}")
+        for site in finished.sites:
+            if options.unit == "head" and not site.endswith(".mha"):
+                continue
+            s = summarize(finished.matrices(site, unit=options.unit), options.theta)
+            print(
+                f"{site:18}{finished.metrics['readout_accuracy'][site]:9.2%}{s.labels_per_unit():9.2f}"
+                f"{s.clusters_per_unit():9.2f}{s.cluster_size:7.2f}{s.noise_per_unit():9.2f}{s.signal:8.2f}{s.snr:7.3f}"
+            )
+    return 0
+
+
+def _record(options: argparse.Namespace) -> int:
+    for finished in [_finished(options, seed) for seed in options.seeds]:
+        path = store.promote(finished)
+        size = sum(file.stat().st_size for file in path.iterdir())
+        print(f"{finished.experiment.id}: {path} ({size / 1e6:.1f} MB)")
+    return 0
+
+
+def _data(options: argparse.Namespace) -> int:
+    dataset = data.load(options.name, options.root, size=options.size)
+    print(f"{dataset.name}: {dataset.num_classes} labels, SHA-256 {dataset.checksum}")
+    for name in ("train", "validation", "test"):
+        if (split := getattr(dataset, name)) is not None:
+            print(f"  {name:10} {len(split):6,} images of {' x '.join(map(str, split.images.shape[1:]))}")
+    return 0
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    return reproduce.reproduce(
+        options.chapters,
+        scale=options.scale,
+        seeds=options.seeds,
+        device=options.device,
+        refresh=options.refresh,
+        accept=options.accept,
+        in_place=options.in_place,
+    )
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    print(f"snp_lib      {store.code_version()}")
+    print(f"python       {platform.python_version()} on {platform.machine()}")
+    for package in ("torch", "torchvision", "numpy", "jupyter-book", "papermill", "nbval", "ipywidgets"):
+        try:
+            print(f"{package:12} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            print(f"{package:12} not installed")
+    device = store.choose_device()
+    print(f"device       {torch.cuda.get_device_name(device) if device.type == 'cuda' else f'CPU, {torch.get_num_threads()} threads'}")
+    for name in ("cifar100", "flowers102"):
+        folder = {"cifar100": "cifar-100-python", "flowers102": "flowers-102"}[name]
+        there = (data_dir() / folder).is_dir()
+        print(f"{name:12} {'in' if there else 'not yet in'} {data_dir()}")
+    print(f"records      {len(list(RECORDS.glob('*/manifest.json')))} in {RECORDS}")
+    print(f"runs         {len(list(runs_dir().glob('*/manifest.json')))} in {runs_dir()}")
+    nearest = next(folder for folder in (runs_dir(), *runs_dir().parents) if folder.exists())
+    print(f"disk         {shutil.disk_usage(nearest).free / 1e9:.0f} GB free")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""Figures. Everything here draws what it is given and computes nothing but axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.colors import ListedColormap, to_rgb
+from matplotlib.figure import Figure
+
+COLORS = {"mha": "#0173b2", "ff_hidden": "#de8f05", "ff": "#029e73", "block": "#cc78bc"}  # seaborn's colour-blind-safe palette
+NAMES = {"mha": "attention heads (mha)", "ff_hidden": "hidden layer (ff_hidden)", "ff": "feed-forward output (ff)", "block": "residual stream (block)"}
+CONTROL = "#777777"
+
+
+def set_style() -> None:
+    """Figure defaults of the book: legible at 400 pixels, 160 dots per inch."""
+    sns.set_theme(context="notebook", style="ticks", palette="colorblind", font_scale=1.05)
+    plt.rcParams.update({"figure.dpi": 160, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False})
+
+
+def training_curves(history: pd.DataFrame) -> Figure:
+    """Accuracy against epoch: one thin line per seed while training, dots where the test split was evaluated."""
+    figure, axis = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
+    for i, (_, rows) in enumerate(history.groupby("seed")):
+        axis.plot(rows.epoch, 100 * rows.train_accuracy, color=COLORS["mha"], lw=1.2, label=None if i else "training images, augmented")
+        tested = rows.dropna(subset="test_accuracy")
+        axis.plot(tested.epoch, 100 * tested.test_accuracy, "o-", color=COLORS["ff_hidden"], ms=4, lw=1.2, label=None if i else "test images")
+    axis.set(xlabel="epoch", ylabel="accuracy (%)", ylim=(0, None))
+    axis.legend(loc="lower right")
+    return figure
+
+
+def along_blocks(
+    table: pd.DataFrame, statistics: dict[str, str], *, kinds: Sequence[str], control: pd.DataFrame | None = None, columns: int = 2
+) -> Figure:
+    """One panel per statistic against the encoder; mean over seeds, band ± one standard deviation, grey the control."""
+    rows = -(-len(statistics) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(3.1 * columns, 2.6 * rows + 0.5), layout="constrained", squeeze=False)
+    for axis, (column, label) in zip(axes.flat, statistics.items(), strict=False):
+        for kind in kinds:
+            _band(axis, table[table.kind == kind], "block", column, COLORS[kind], NAMES[kind], "o-")
+            if control is not None:
+                _band(axis, control[control.kind == kind], "block", column, CONTROL, "outputs shuffled (control)", "s:" if kind == "mha" else "^:")
+        axis.set(xlabel="encoder", ylabel=label, xticks=sorted(table.block.unique()))
+        axis.set_ylim(bottom=0)
+    for axis in axes.flat[len(statistics) :]:
+        axis.axis("off")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    figure.legend(unique.values(), unique.keys(), loc="outside upper center", ncol=1 if len(unique) > 2 else 2, fontsize=10)
+    return figure
+
+
+def theta_sweep(table: pd.DataFrame, statistics: dict[str, str], *, kind: str) -> Figure:
+    """Each statistic against θ, one line per encoder from light (first) to dark (last)."""
+    rows = table[table.kind == kind]
+    blocks = sorted(rows.block.unique())
+    shades = sns.light_palette(COLORS[kind], n_colors=len(blocks) + 2)[2:]
+    figure, axes = plt.subplots(1, len(statistics), figsize=(3.1 * len(statistics), 3.3), layout="constrained", squeeze=False)
+    for axis, (column, label) in zip(axes.flat, statistics.items(), strict=True):
+        for block, shade in zip(blocks, shades, strict=True):
+            _band(axis, rows[rows.block == block], "theta", column, shade, f"encoder {block}", "-")
+        axis.set(xlabel="threshold θ", ylabel=label)
+        axis.set_ylim(bottom=0)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncol=3, fontsize=10)
+    return figure
+
+
+def histograms(values: dict[str, dict[str, np.ndarray]], *, colors: dict[str, str]) -> Figure:
+    """One panel per quantity: shares of units (or clusters) against whole numbers, one outline per group."""
+    figure, axes = plt.subplots(1, len(values), figsize=(3.1 * len(values), 3.2), layout="constrained", squeeze=False)
+    for axis, (quantity, groups) in zip(axes.flat, values.items(), strict=True):
+        top = max(int(v.max(initial=0)) for v in groups.values())
+        width = max(1, -(-(top + 1) // 25))
+        for group, v in groups.items():
+            sns.histplot(x=v, bins=np.arange(-0.5, top + width + 0.5, width).tolist(), stat="percent", element="step", fill=False, color=colors[group], label=group, ax=axis)
+        axis.set(xlabel=quantity, ylabel="share (%)")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncol=2, fontsize=10)
+    return figure
+
+
+def matrix_triptych(raw: np.ndarray, binary: np.ndarray, clusters: Sequence[Sequence[int]]) -> Figure:
+    """One unit's matrix as measured, thresholded, and with labels permuted so that clusters stand on the diagonal."""
+    order = cluster_order(clusters, len(raw))
+    figure, axes = plt.subplots(1, 3, figsize=(7.2, 3.0), layout="constrained")
+    limit = np.abs(raw).max()
+    axes[0].imshow(raw / limit, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+    ink = ListedColormap(["#ffffff", COLORS["mha"]])
+    axes[1].imshow(binary, cmap=ink, vmin=0, vmax=1, interpolation="nearest")
+    axes[2].imshow(binary[np.ix_(order, order)], cmap=ink, vmin=0, vmax=1, interpolation="nearest")
+    start = 0
+    for cluster in clusters:
+        axes[2].add_patch(plt.Rectangle((start - 0.5, start - 0.5), len(cluster), len(cluster), fill=False, ec="#d55e00", lw=1.5))
+        start += len(cluster)
+    for axis, title in zip(axes, ("measured", "thresholded", "clusters first"), strict=True):
+        axis.set_title(title, fontsize=12)
+        axis.set(xlabel="output", xticks=[], yticks=[])
+        sns.despine(ax=axis, top=False, right=False)
+    axes[0].set_ylabel("true label")
+    return figure
+
+
+def cluster_order(clusters: Sequence[Sequence[int]], labels: int) -> list[int]:
+    """Labels permuted for display: the clusters one after the other, then the rest."""
+    taken = [label for cluster in clusters for label in cluster]
+    return taken + [label for label in range(labels) if label not in set(taken)]
+
+
+def matrix_pixels(binary: np.ndarray, clusters: Sequence[Sequence[int]], *, ordered: bool) -> np.ndarray:
+    """RGB pixels of a thresholded matrix, one per element: clusters orange, noise blue, zero white."""
+    pixels = np.ones((*binary.shape, 3))
+    pixels[binary] = to_rgb(COLORS["mha"])
+    for cluster in clusters:
+        pixels[np.ix_(cluster, cluster)] = to_rgb("#d55e00")
+    if ordered:
+        order = cluster_order(clusters, len(binary))
+        pixels = pixels[np.ix_(order, order)]
+    return (255 * pixels).astype(np.uint8)
+
+
+def _band(axis: plt.Axes, rows: pd.DataFrame, x: str, y: str, color: str | tuple[float, ...], label: str, style: str) -> None:
+    grouped = rows.groupby(x)[y]
+    mean, sd = grouped.mean(), grouped.std(ddof=1).fillna(0)
+    axis.plot(mean.index, mean, style, color=color, ms=4, lw=1.5, label=label)
+    axis.fill_between(mean.index, mean - sd, mean + sd, color=color, alpha=0.2, lw=0)

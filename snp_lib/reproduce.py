@@ -1,0 +1,120 @@
+"""Run chapters from their notebooks with papermill, and collect what they report."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from tqdm.auto import tqdm
+
+from snp_lib.paths import BOOK, runs_dir
+from snp_lib.report import Reported, load_claims
+
+
+class ReproduceError(RuntimeError):
+    """A chapter does not exist, or the notebook packages are missing."""
+
+
+def chapters() -> dict[str, Path]:
+    """The book's notebooks by name, in reading order."""
+    return {path.stem: path for path in sorted(BOOK.glob("[0-9]*.ipynb"))}
+
+
+def select(names: Sequence[str]) -> dict[str, Path]:
+    """The chapters meant by numbers or names; all of them for none. Raises ReproduceError for an unknown one."""
+    available = chapters()
+    chosen: dict[str, Path] = {}
+    for name in names:
+        matches = [stem for stem in available if stem == name or stem.split("_")[0] == name.zfill(2)]
+        if not matches:
+            raise ReproduceError(f"no chapter {name!r}; there are {', '.join(available)}")
+        chosen |= {stem: available[stem] for stem in matches}
+    return chosen or available
+
+
+def reproduce(
+    names: Sequence[str] = (),
+    *,
+    scale: str | None = None,
+    seeds: Sequence[int] | None = None,
+    device: str = "auto",
+    refresh: bool = False,
+    accept: bool = False,
+    in_place: bool = False,
+) -> int:
+    """Execute chapters and print a table of their claims.
+
+    Args:
+        names: chapter numbers or names; none means all.
+        scale, seeds: None leaves each chapter's own default.
+        accept: make the numbers found the published ones instead of checking them.
+        in_place: store the executed notebooks in ``book/``; else under ``runs/chapters/``.
+
+    Returns:
+        0, or 1 if a chapter failed or a reported number or verdict differs from the published one.
+
+    Raises:
+        ReproduceError: unknown chapter, or papermill is not installed.
+    """
+    try:
+        import papermill
+    except ImportError as error:
+        raise ReproduceError("reproducing chapters needs the notebook packages: pip install 'snp-lib[book]'") from error
+    chosen = select(names)
+    parameters: dict[str, Any] = {"device": device, "refresh": refresh}
+    if scale is not None:
+        parameters["scale"] = scale
+    if seeds is not None:
+        parameters["seeds"] = ",".join(map(str, seeds))
+    failed: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "reported.jsonl"
+        environment = {"SNP_REPORT_LOG": str(log), "SNP_ACCEPT": "1" if accept else "0"}
+        with mock.patch.dict(os.environ, environment):
+            for stem, path in tqdm(chosen.items(), desc="chapters", unit="chapter"):
+                output = (Path(folder) if in_place else runs_dir() / "chapters") / path.name
+                output.parent.mkdir(parents=True, exist_ok=True)
+                known = papermill.inspect_notebook(path)
+                given = {k: v for k, v in parameters.items() if k in known}
+                if in_place and scale is None and seeds is None:
+                    given = {}  # the committed chapter shows its own defaults
+                try:
+                    papermill.execute_notebook(path, output, given, cwd=str(BOOK), progress_bar=False)
+                except papermill.PapermillExecutionError as error:
+                    failed[stem] = f"{error.ename}: {error.evalue}"
+                    continue
+                if in_place:
+                    path.write_text(tidy(json.loads(output.read_text())))
+        numbers = [Reported(**json.loads(line)) for line in log.read_text().splitlines()] if log.exists() else []
+    print(table(numbers))
+    for stem, reason in failed.items():
+        print(f"FAILED {stem}: {reason}")
+    return 1 if failed else 0
+
+
+def table(numbers: Sequence[Reported]) -> str:
+    """One line per claim: verdict, mean ± sd, n, scale and the claim in words."""
+    claims = load_claims()
+    lines = [f"{'claim':32} {'verdict':16} {'ours':>22} {'n':>2} scale"]
+    for number in numbers:
+        if number.name in claims:
+            spread = "" if number.sd is None else f" ± {number.sd:.3g}"
+            lines.append(
+                f"{number.name:32} {number.verdict or '':16} {f'{number.mean:.4g}{spread}':>22} {number.n:2} {number.scale}"
+            )
+    return "\n".join(lines) if len(lines) > 1 else "no claim was reported"
+
+
+def tidy(notebook: dict[str, Any]) -> str:
+    """An executed notebook as committed: without what papermill adds and without times, so that diffs show results."""
+    notebook["metadata"].pop("papermill", None)
+    notebook["cells"] = [c for c in notebook["cells"] if "injected-parameters" not in c["metadata"].get("tags", [])]
+    for cell in notebook["cells"]:
+        for key in ("papermill", "execution"):
+            cell["metadata"].pop(key, None)
+    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"

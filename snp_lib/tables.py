@@ -1,0 +1,91 @@
+"""Results of several runs as data frames, one row per measured thing, ready to plot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from snp_lib.performance import THETA, Summary, summarize
+from snp_lib.store import Run, Unit
+
+KINDS = ("mha", "ff_hidden", "ff", "block")  # in the order of the forward pass of an encoder
+
+
+def split_site(site: str) -> tuple[int, str]:
+    """``block3.ff`` to ``(3, "ff")`` and ``block3`` to ``(3, "block")``."""
+    block, _, kind = site.removeprefix("block").partition(".")
+    return int(block), kind or "block"
+
+
+def training_history(runs: Sequence[Run]) -> pd.DataFrame:
+    """One row per seed and epoch, with the columns of the history."""
+    return pd.concat([pd.DataFrame(run.history).assign(seed=run.experiment.seed) for run in runs], ignore_index=True)
+
+
+def readout_accuracy(runs: Sequence[Run]) -> pd.DataFrame:
+    """Test accuracy of each site's readout: columns seed, block, kind, accuracy."""
+    rows = []
+    for run in runs:
+        for site, accuracy in run.metrics["readout_accuracy"].items():
+            block, kind = split_site(site)
+            rows.append({"seed": run.experiment.seed, "block": block, "kind": kind, "accuracy": accuracy})
+    return pd.DataFrame(rows)
+
+
+def site_statistics(
+    runs: Sequence[Run],
+    *,
+    kinds: Iterable[str] = KINDS,
+    thetas: Iterable[float] = (THETA,),
+    unit: Unit = "node",
+    shuffle: bool = False,
+) -> pd.DataFrame:
+    """Averages over the units of each site: one row per seed, site and threshold.
+
+    Args:
+        kinds: which sites of an encoder.
+        shuffle: the control: permute the outputs of every unit's matrix independently, which keeps the elements of
+            every row and so the threshold and the number of ones, and destroys which output they point to.
+
+    Returns:
+        Columns seed, block, kind, theta, labels, labels_clustered, clusters, cluster_size, noise, noise_clustered,
+        unclustered (share of units), signal, internal_noise, external_noise, snr.
+    """
+    rows = []
+    for run in runs:
+        for site in run.sites:
+            block, kind = split_site(site)
+            if kind not in kinds:
+                continue
+            matrices = run.matrices(site, unit=unit)
+            if shuffle:
+                matrices = shuffle_outputs(matrices, seed=run.experiment.seed)
+            for theta in thetas:
+                place = {"seed": run.experiment.seed, "block": block, "kind": kind, "theta": theta}
+                rows.append(place | _averages(summarize(matrices, theta)))
+    return pd.DataFrame(rows)
+
+
+def shuffle_outputs(matrices: np.ndarray, *, seed: int) -> np.ndarray:
+    """Permute the outputs of each unit's matrix, every unit by its own permutation."""
+    units, _, outputs = matrices.shape
+    order = np.random.default_rng(seed).permuted(np.tile(np.arange(outputs), (units, 1)), axis=1)
+    return np.take_along_axis(matrices, order[:, None, :], axis=2)
+
+
+def _averages(s: Summary) -> dict[str, float]:
+    return {
+        "labels": s.labels_per_unit(),
+        "labels_clustered": s.labels_per_unit(clustered_only=True),
+        "clusters": s.clusters_per_unit(),
+        "cluster_size": s.cluster_size,
+        "noise": s.noise_per_unit(),
+        "noise_clustered": s.noise_per_unit(clustered_only=True),
+        "unclustered": float((s.clusters_of_unit == 0).mean()),
+        "signal": s.signal,
+        "internal_noise": s.internal_noise,
+        "external_noise": s.external_noise,
+        "snr": s.snr,
+    }
