@@ -20,7 +20,7 @@ def _import_torchvision() -> None:
     Its Python part needs two operator names that the compiled part would declare; nothing here calls them.
     """
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise

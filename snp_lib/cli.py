@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -28,7 +29,7 @@ EXPECTED_ERRORS = (
 class _Parser(argparse.ArgumentParser):
     """A wrong option gets one line, not the whole usage."""
 
-    def error(self, message: str) -> None:  # type: ignore[override]
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> _Parser:
-    parser = _Parser(prog="snp", description=snp_lib.__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = _Parser(prog="snp", description=snp_lib.__doc__.splitlines()[0])
     parser.add_argument("--version", action="version", version=f"snp {snp_lib.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
 
@@ -90,7 +91,9 @@ def _parser() -> _Parser:
 def _scale_and_seeds(sub: argparse.ArgumentParser, default: str | None) -> None:
     shown = default or "each chapter's own"
     sub.add_argument("--scale", choices=experiments.SCALES, default=default, help=f"size of data and networks (default: {shown})")
-    sub.add_argument("--seeds", type=_seeds, default=None if default is None else [0], help=f"such as 0,1,2 (default: {shown if default is None else 0})")
+    sub.add_argument(
+        "--seeds", type=_seeds, default=None if default is None else [0], help=f"such as 0,1,2 (default: {shown if default is None else 0})"
+    )
 
 
 def _device(sub: argparse.ArgumentParser) -> None:
@@ -132,11 +135,11 @@ def _train(options: argparse.Namespace) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     for seed in options.seeds:
-        finished = store.run(
-            experiments.get(options.experiment, options.scale, seed), device=options.device, refresh=options.refresh
-        )
+        finished = store.run(experiments.get(options.experiment, options.scale, seed), device=options.device, refresh=options.refresh)
         metrics = finished.metrics
-        print(f"{finished.experiment.id}: test accuracy {metrics['test_accuracy']:.2%}, {metrics['parameters']:,} parameters, {finished.path}")
+        print(
+            f"{finished.experiment.id}: test accuracy {metrics['test_accuracy']:.2%}, {metrics['parameters']:,} parameters, {finished.path}"
+        )
     return 0
 
 

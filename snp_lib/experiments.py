@@ -85,6 +85,7 @@ def parse_seeds(text: str) -> list[int]:
         raise ValueError(f"expected distinct seeds such as 0,1,2, got {text!r}")
     return [int(part) for part in parts]
 
+
 def get(name: str, scale: Scale, seed: int) -> Experiment:
     """The experiment of that name; raises ValueError for an unknown name or scale, listing what there is."""
     if name not in CATALOGUE:
@@ -97,10 +98,10 @@ def get(name: str, scale: Scale, seed: int) -> Experiment:
 def cct(scale: Scale, seed: int) -> Experiment:
     """The compact transformer of papers A and B: its nodes and heads at every encoder.
 
-    paper: CCT-7/3x1 on CIFAR-100 with the crop, flip and smoothing of the light recipe, 200 epochs. The published
-        light recipe adds AutoAugment and reaches 77.05 % (Hassani et al., released code); this one is not yet measured.
-    small: five encoders of width 128 with four heads on 64 tokens, 8 epochs of CIFAR-100, for two CPU cores.
-    smoke: three encoders of width 48 on the bundled digits, seconds.
+    - paper: CCT-7/3x1 on CIFAR-100 with the crop, flip and smoothing of the light recipe, 200 epochs. The published
+      light recipe adds AutoAugment and reaches 77.05 % (Hassani et al., released code); this one is not yet measured.
+    - small: five encoders of width 128 with four heads on 64 tokens, 8 epochs of CIFAR-100, for two CPU cores.
+    - smoke: three encoders of width 48 on the bundled digits, seconds.
 
     Command: ``snp train cct --scale small --seeds 0,1,2``.
     """
@@ -113,9 +114,7 @@ def cct(scale: Scale, seed: int) -> Experiment:
             dataset_size=16,
             model="cct_3_3x1",
             model_options={"image_size": 16, "in_channels": 1, "embed_dim": 48, "num_heads": 4, "stochastic_depth": 0.0},
-            recipe=Recipe(
-                epochs=12, batch_size=64, lr=2e-3, weight_decay=0.03, warmup_epochs=1, crop_padding=1, flip=False, eval_every=3
-            ),
+            recipe=Recipe(epochs=12, batch_size=64, lr=2e-3, weight_decay=0.03, warmup_epochs=1, crop_padding=1, flip=False, eval_every=3),
             readout=ReadoutRecipe(epochs=12, batch_size=64),
         )
     if scale == "small":

@@ -8,11 +8,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 COLORS = {"mha": "#0173b2", "ff_hidden": "#de8f05", "ff": "#029e73", "block": "#cc78bc"}  # seaborn's colour-blind-safe palette
-NAMES = {"mha": "attention heads (mha)", "ff_hidden": "hidden layer (ff_hidden)", "ff": "feed-forward output (ff)", "block": "residual stream (block)"}
+NAMES = {
+    "mha": "attention heads (mha)",
+    "ff_hidden": "hidden layer (ff_hidden)",
+    "ff": "feed-forward output (ff)",
+    "block": "residual stream (block)",
+}
 CONTROL = "#777777"
 
 
@@ -28,7 +35,9 @@ def training_curves(history: pd.DataFrame) -> Figure:
     for i, (_, rows) in enumerate(history.groupby("seed")):
         axis.plot(rows.epoch, 100 * rows.train_accuracy, color=COLORS["mha"], lw=1.2, label=None if i else "training images, augmented")
         tested = rows.dropna(subset="test_accuracy")
-        axis.plot(tested.epoch, 100 * tested.test_accuracy, "o-", color=COLORS["ff_hidden"], ms=4, lw=1.2, label=None if i else "test images")
+        axis.plot(
+            tested.epoch, 100 * tested.test_accuracy, "o-", color=COLORS["ff_hidden"], ms=4, lw=1.2, label=None if i else "test images"
+        )
     axis.set(xlabel="epoch", ylabel="accuracy (%)", ylim=(0, None))
     axis.legend(loc="lower right")
     return figure
@@ -44,7 +53,15 @@ def along_blocks(
         for kind in kinds:
             _band(axis, table[table.kind == kind], "block", column, COLORS[kind], NAMES[kind], "o-")
             if control is not None:
-                _band(axis, control[control.kind == kind], "block", column, CONTROL, "outputs shuffled (control)", "s:" if kind == "mha" else "^:")
+                _band(
+                    axis,
+                    control[control.kind == kind],
+                    "block",
+                    column,
+                    CONTROL,
+                    "outputs shuffled (control)",
+                    "s:" if kind == "mha" else "^:",
+                )
         axis.set(xlabel="encoder", ylabel=label, xticks=sorted(table.block.unique()))
         axis.set_ylim(bottom=0)
     for axis in axes.flat[len(statistics) :]:
@@ -78,7 +95,16 @@ def histograms(values: dict[str, dict[str, np.ndarray]], *, colors: dict[str, st
         top = max(int(v.max(initial=0)) for v in groups.values())
         width = max(1, -(-(top + 1) // 25))
         for group, v in groups.items():
-            sns.histplot(x=v, bins=np.arange(-0.5, top + width + 0.5, width).tolist(), stat="percent", element="step", fill=False, color=colors[group], label=group, ax=axis)
+            sns.histplot(
+                x=v,
+                bins=np.arange(-0.5, top + width + 0.5, width).tolist(),
+                stat="percent",
+                element="step",
+                fill=False,
+                color=colors[group],
+                label=group,
+                ax=axis,
+            )
         axis.set(xlabel=quantity, ylabel="share (%)")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncol=2, fontsize=10)
@@ -96,7 +122,7 @@ def matrix_triptych(raw: np.ndarray, binary: np.ndarray, clusters: Sequence[Sequ
     axes[2].imshow(binary[np.ix_(order, order)], cmap=ink, vmin=0, vmax=1, interpolation="nearest")
     start = 0
     for cluster in clusters:
-        axes[2].add_patch(plt.Rectangle((start - 0.5, start - 0.5), len(cluster), len(cluster), fill=False, ec="#d55e00", lw=1.5))
+        axes[2].add_patch(Rectangle((start - 0.5, start - 0.5), len(cluster), len(cluster), fill=False, ec="#d55e00", lw=1.5))
         start += len(cluster)
     for axis, title in zip(axes, ("measured", "thresholded", "clusters first"), strict=True):
         axis.set_title(title, fontsize=12)
@@ -124,7 +150,7 @@ def matrix_pixels(binary: np.ndarray, clusters: Sequence[Sequence[int]], *, orde
     return (255 * pixels).astype(np.uint8)
 
 
-def _band(axis: plt.Axes, rows: pd.DataFrame, x: str, y: str, color: str | tuple[float, ...], label: str, style: str) -> None:
+def _band(axis: Axes, rows: pd.DataFrame, x: str, y: str, color: str | tuple[float, ...], label: str, style: str) -> None:
     grouped = rows.groupby(x)[y]
     mean, sd = grouped.mean(), grouped.std(ddof=1).fillna(0)
     axis.plot(mean.index, mean, style, color=color, ms=4, lw=1.5, label=label)

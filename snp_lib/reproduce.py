@@ -104,9 +104,7 @@ def table(numbers: Sequence[Reported]) -> str:
     for number in numbers:
         if number.name in claims:
             spread = "" if number.sd is None else f" ± {number.sd:.3g}"
-            lines.append(
-                f"{number.name:32} {number.verdict or '':16} {f'{number.mean:.4g}{spread}':>22} {number.n:2} {number.scale}"
-            )
+            lines.append(f"{number.name:32} {number.verdict or '':16} {f'{number.mean:.4g}{spread}':>22} {number.n:2} {number.scale}")
     return "\n".join(lines) if len(lines) > 1 else "no claim was reported"
 
 

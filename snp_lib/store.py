@@ -72,7 +72,7 @@ class Run:
 
     @property
     def record(self) -> str:
-        """First 8 hex digits of the SHA-256 of the arrays: changes whenever a measured number does."""
+        """First 8 hex digits of the SHA-256 of the arrays, which change whenever a measured number does."""
         return str(self.manifest["files"]["arrays.npz"])[:8]
 
     @functools.cached_property
@@ -97,8 +97,7 @@ class Run:
             raise ValueError(f"heads live at the mha sites, not at {site}")
         units = self.manifest["num_heads"] if unit == "head" else self.sites[site]
         means, weight = (
-            group_units(torch.from_numpy(self.arrays[f"{kind}/{site}"].astype(np.float32)), units)
-            for kind in (f"means_{split}", "weight")
+            group_units(torch.from_numpy(self.arrays[f"{kind}/{site}"].astype(np.float32)), units) for kind in (f"means_{split}", "weight")
         )
         return unit_matrices(means, weight).numpy()
 
@@ -164,9 +163,9 @@ def read(path: Path, experiment: Experiment) -> Run:
                 "Train it again with refresh=True, or give the changed experiment a name of its own with .vary(name, …)."
             )
         for name, expected in manifest["files"].items():
-            if (path / name).exists() or name == "arrays.npz":
-                if (found := _sha256(path / name)) != expected:
-                    raise StoreError(f"{path / name} is damaged: SHA-256 {found[:12]}…, expected {expected[:12]}…. {_again(path)}")
+            wanted = name == "arrays.npz" or (path / name).exists()  # a record comes without weights
+            if wanted and (found := _sha256(path / name)) != expected:
+                raise StoreError(f"{path / name} is damaged: SHA-256 {found[:12]}…, expected {expected[:12]}…. {_again(path)}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"cannot read the run {path}: {error!r}. {_again(path)}") from error
     return Run(experiment, path, manifest)
@@ -229,8 +228,7 @@ def _make(experiment: Experiment, device: torch.device, data_root: str | Path | 
     )
     normalize = Normalize(dataset.train.images.to(device))
     measured = {
-        name: measure(model, readouts, dataset.split(name), normalize, num_classes=dataset.num_classes)
-        for name in ("train", "test")
+        name: measure(model, readouts, dataset.split(name), normalize, num_classes=dataset.num_classes) for name in ("train", "test")
     }
     arrays = {"logits": measured["test"].logits.half().numpy(), "labels": dataset.test.labels.numpy().astype(np.uint8)}
     tensors = {f"model.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}

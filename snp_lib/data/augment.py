@@ -8,17 +8,13 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 
-def random_crop(
-    images: UInt8[Tensor, "n c h w"], padding: int, generator: torch.Generator
-) -> UInt8[Tensor, "n c h w"]:
+def random_crop(images: UInt8[Tensor, "n c h w"], padding: int, generator: torch.Generator) -> UInt8[Tensor, "n c h w"]:
     """Shift each image by −padding … padding pixels on both axes, filling with zeros (pad and crop, He et al. 2016)."""
     shifts = torch.randint(0, 2 * padding + 1, (2, len(images)), generator=generator, device=images.device)
     return crop(images, padding, shifts[0], shifts[1])
 
 
-def crop(
-    images: UInt8[Tensor, "n c h w"], padding: int, top: Int64[Tensor, " n"], left: Int64[Tensor, " n"]
-) -> UInt8[Tensor, "n c h w"]:
+def crop(images: UInt8[Tensor, "n c h w"], padding: int, top: Int64[Tensor, " n"], left: Int64[Tensor, " n"]) -> UInt8[Tensor, "n c h w"]:
     """Pad with zeros and cut the window that starts at (top, left), each image its own."""
     n, c, h, w = images.shape
     padded = F.pad(images, (padding,) * 4)

@@ -71,7 +71,7 @@ def load(name: str, root: str | Path | None = None, *, size: int | None = None, 
         progress: show a progress bar while decoding.
 
     Returns:
-        The data set, with the official split where there is one (Flowers-102: 1,020 train, 1,020 validation, 6,149
+        The data set, with the official split where there is one (Flowers-102 has 1,020 train, 1,020 validation, 6,149
         test); for digits every fourth image is a test image (defined here).
 
     Raises:
@@ -94,9 +94,7 @@ def _digits(root: Path, size: int | None, progress: bool) -> Dataset:
     pixels = images.round().clamp(0, 255).to(torch.uint8)
     labels = torch.from_numpy(bunch.target).long()
     test = torch.arange(len(labels)) % 4 == 0
-    return _dataset(
-        "digits", [str(c) for c in bunch.target_names], Split(pixels[~test], labels[~test]), Split(pixels[test], labels[test])
-    )
+    return _dataset("digits", [str(c) for c in bunch.target_names], Split(pixels[~test], labels[~test]), Split(pixels[test], labels[test]))
 
 
 def _cifar100(root: Path, size: int | None, progress: bool) -> Dataset:
@@ -124,7 +122,13 @@ def _flowers102(root: Path, size: int | None, progress: bool) -> Dataset:
     _verify("flowers102", root, folder, files)
 
     def split(name: str) -> Split:
-        part = source(root, split=name)
+        try:
+            part = source(root, split=name)
+        except RuntimeError as error:  # the lists are verified, so the photographs are what is missing
+            raise DataError(
+                f"flowers102: no photographs in {root / folder / 'jpg'}. Delete the folder {root / folder} and load again "
+                "to download it anew."
+            ) from error
         pixels = torch.empty(len(part), 3, size or 224, size or 224, dtype=torch.uint8)
         paths = tqdm(part._image_files, desc=f"flowers102 {name}", disable=not progress, leave=False)
         for i, path in enumerate(paths):
@@ -182,9 +186,7 @@ def _verify(name: str, root: Path, folder: str, files: dict[str, str]) -> None:
         except OSError as error:
             raise DataError(f"{name}: cannot read {path} ({error.strerror}). {advice}") from error
         if found != expected:
-            raise DataError(
-                f"{name}: {path} is damaged: MD5 {found} of {path.stat().st_size:,} bytes, expected {expected}. {advice}"
-            )
+            raise DataError(f"{name}: {path} is damaged: MD5 {found} of {path.stat().st_size:,} bytes, expected {expected}. {advice}")
 
 
 def _dataset(name: str, class_names: list[str], train: Split, test: Split, validation: Split | None = None) -> Dataset:
@@ -192,8 +194,8 @@ def _dataset(name: str, class_names: list[str], train: Split, test: Split, valid
     for split in (train, test, validation):
         if split is not None:
             digest.update(f"{tuple(split.images.shape)}".encode())
-            digest.update(split.images.numpy())
-            digest.update(split.labels.numpy())
+            digest.update(split.images.numpy().data)
+            digest.update(split.labels.numpy().data)
     return Dataset(
         name=name,
         train=train,

@@ -35,15 +35,15 @@ def create_model(name: str, *, num_classes: int, **options: Any) -> CCT:
         raise ValueError(f"unknown model {name!r}; names look like cct_7_3x1 (encoders, kernel x convolutions)")
     depth, kernel_size, num_convs = (int(part) for part in match.groups())
     embed_dim, num_heads, mlp_ratio = CCT_SIZES.get(depth, CCT_SIZES[7])
-    defaults: dict[str, Any] = dict(
-        depth=depth,
-        kernel_size=kernel_size,
-        num_convs=num_convs,
-        embed_dim=embed_dim,
-        num_heads=num_heads,
-        mlp_ratio=mlp_ratio,
-        image_size=32 if kernel_size == 3 else 224,
-    )
+    defaults: dict[str, Any] = {
+        "depth": depth,
+        "kernel_size": kernel_size,
+        "num_convs": num_convs,
+        "embed_dim": embed_dim,
+        "num_heads": num_heads,
+        "mlp_ratio": mlp_ratio,
+        "image_size": 32 if kernel_size == 3 else 224,
+    }
     known = CCTConfig.__dataclass_fields__
     if unknown := [option for option in options if option not in known]:
         raise TypeError(f"unknown option {unknown[0]!r} for {name}; options are {', '.join(known)}")

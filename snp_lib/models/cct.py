@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, overload
 
 import torch
@@ -46,9 +47,17 @@ class CCTConfig:
     stochastic_depth: float = 0.1  # drop rate of the last encoder; grows linearly from 0 at the first
 
     def __post_init__(self) -> None:
-        for name in (
-            "num_classes depth kernel_size num_convs embed_dim num_heads image_size in_channels conv_channels".split()
-        ):
+        for name in [
+            "num_classes",
+            "depth",
+            "kernel_size",
+            "num_convs",
+            "embed_dim",
+            "num_heads",
+            "image_size",
+            "in_channels",
+            "conv_channels",
+        ]:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
@@ -61,9 +70,7 @@ class CCTConfig:
         if self.block_order not in ("released", "prenorm"):
             raise ValueError(f'block_order must be "released" or "prenorm", got {self.block_order!r}')
         if self.positional_embedding not in ("learned", "sinusoidal", "none"):
-            raise ValueError(
-                f'positional_embedding must be "learned", "sinusoidal" or "none", got {self.positional_embedding!r}'
-            )
+            raise ValueError(f'positional_embedding must be "learned", "sinusoidal" or "none", got {self.positional_embedding!r}')
         for name in ("dropout", "attention_dropout", "stochastic_depth"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)!r}")
@@ -161,7 +168,7 @@ class CCT(nn.Module):
         self.config = cfg
         layers: list[nn.Module] = []
         channels = [cfg.in_channels, *[cfg.conv_channels] * (cfg.num_convs - 1), cfg.embed_dim]
-        for c_in, c_out in zip(channels, channels[1:], strict=False):
+        for c_in, c_out in pairwise(channels):
             layers += [
                 nn.Conv2d(c_in, c_out, cfg.kernel_size, cfg.stride, max(1, cfg.kernel_size // 2), bias=False),
                 nn.ReLU(),
@@ -206,9 +213,7 @@ class CCT(nn.Module):
     def forward(self, x: Tensor, sites: None = None) -> Tensor: ...
     @overload
     def forward(self, x: Tensor, sites: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]: ...
-    def forward(
-        self, x: Float[Tensor, "n c s s"], sites: Sequence[str] | None = None
-    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, x: Float[Tensor, "n c s s"], sites: Sequence[str] | None = None) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         wanted = dict.fromkeys(sites or ())
         if unknown := [site for site in wanted if site not in self.sites]:
             raise ValueError(f"unknown site {unknown[0]!r}; this model has {', '.join(self.sites)}")
@@ -231,9 +236,7 @@ class CCT(nn.Module):
         return (logits, features) if sites is not None else logits
 
 
-def sequence_pool(
-    x: Float[Tensor, "n t d"], weight: Float[Tensor, "1 d"], bias: Float[Tensor, " 1"] | None = None
-) -> Float[Tensor, "n d"]:
+def sequence_pool(x: Float[Tensor, "n t d"], weight: Float[Tensor, "1 d"], bias: Float[Tensor, " 1"] | None = None) -> Float[Tensor, "n d"]:
     """Mean of the tokens weighted by the softmax, over tokens, of one linear score each (CCT, section 3.2)."""
     attention = F.linear(x, weight, bias).squeeze(-1).softmax(dim=1)  # (N, T)
     return torch.bmm(attention.unsqueeze(1), x).squeeze(1)

@@ -25,6 +25,10 @@ def binarize(matrices: ArrayLike, threshold: float = THETA) -> Bool[np.ndarray, 
         ValueError: not square matrices, NaN or infinite elements, or a threshold outside [0, 1).
     """
     values = np.asarray(matrices)
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"expected real numbers, got dtype {values.dtype}")
+    if values.dtype.kind != "f":
+        values = values.astype(np.float64)
     if values.ndim != 3 or values.shape[1] != values.shape[2]:
         raise ValueError(f"expected matrices (unit, label, label), got shape {values.shape}")
     if not 0 <= threshold < 1:
@@ -33,7 +37,9 @@ def binarize(matrices: ArrayLike, threshold: float = THETA) -> Bool[np.ndarray, 
         unit = int(np.argwhere(~np.isfinite(values))[0, 0])
         raise ValueError(f"the matrix of unit {unit} holds NaN or infinity: the measurement before it went wrong")
     largest = values.max(axis=(1, 2), keepdims=True, initial=-np.inf)
-    return (values / np.where(largest > 0, largest, 1) > threshold) & (largest > 0)
+    with np.errstate(over="ignore"):  # a tiny maximum under a huge negative element: −inf stays below any threshold
+        binary: np.ndarray = (values / np.where(largest > 0, largest, 1) > threshold) & (largest > 0)
+    return binary
 
 
 def cluster_index(binary: Bool[np.ndarray, "unit label label"]) -> Int[np.ndarray, "unit label"]:
@@ -93,31 +99,30 @@ class Summary:
     @property
     def clusters(self) -> list[list[list[int]]]:
         """Per unit its clusters, as :func:`find_clusters` gives them."""
-        return [
-            [np.flatnonzero(row == c).tolist() for c in range(row.max(initial=-1) + 1)] for row in self.cluster_of
-        ]
+        return [[np.flatnonzero(row == c).tolist() for c in range(row.max(initial=-1) + 1)] for row in self.cluster_of]
 
     @property
     def cluster_sizes(self) -> Int[np.ndarray, "unit cluster"]:
         """Labels in each cluster, zero where a unit has fewer clusters."""
-        return (self.cluster_of[:, None, :] == np.arange(self.cluster_of.shape[1])[None, :, None]).sum(axis=2)
+        numbers = np.arange(self.cluster_of.shape[1])[None, :, None]
+        return np.asarray((self.cluster_of[:, None, :] == numbers).sum(axis=2))
 
     @property
     def labels_of_unit(self) -> Int[np.ndarray, " unit"]:
-        """Labels that each unit recognises, |D_u|."""
-        return self.diagonal.sum(axis=1)
+        """Labels that each unit recognises, ``|D_u|``."""
+        return np.asarray(self.diagonal.sum(axis=1))
 
     @property
     def clusters_of_unit(self) -> Int[np.ndarray, " unit"]:
         """Clusters of each unit."""
-        return self.cluster_of.max(axis=1, initial=-1) + 1
+        return np.asarray(self.cluster_of.max(axis=1, initial=-1) + 1)
 
     def _mean(self, values: Num[np.ndarray, " unit"], clustered_only: bool) -> float:
         chosen = values[self.clusters_of_unit > 0] if clustered_only else values
         return float(chosen.mean()) if len(chosen) else float("nan")
 
     def labels_per_unit(self, clustered_only: bool = False) -> float:
-        """Mean of |D_u| over all units, or over those with a cluster (NaN if there are none)."""
+        """Mean of ``|D_u|`` over all units, or over those with a cluster (NaN if there are none)."""
         return self._mean(self.labels_of_unit, clustered_only)
 
     def clusters_per_unit(self, clustered_only: bool = False) -> float:
@@ -136,12 +141,12 @@ class Summary:
 
     @property
     def signal(self) -> float:
-        """S = Σ_u |D_u| / K: units that raise the flag of a label, averaged over labels."""
+        """``S = Σ_u |D_u| / K``, units that raise the flag of a label, averaged over labels."""
         return float(self.diagonal.sum() / self.diagonal.shape[1])
 
     @property
     def internal_noise(self) -> float:
-        """Σ_u Σ_c |c|(|c|−1) / (K(K−1)): ones inside cluster squares that point to another label of the cluster."""
+        """``Σ_u Σ_c |c|(|c|−1) / (K(K−1))``, ones inside cluster squares that point to another label of the cluster."""
         sizes = self.cluster_sizes
         return float((sizes * (sizes - 1)).sum() / self._pairs)
 
@@ -160,7 +165,7 @@ class Summary:
 
     @property
     def _pairs(self) -> int:
-        labels = self.diagonal.shape[1]
+        labels: int = self.diagonal.shape[1]
         return labels * (labels - 1)
 
 
@@ -180,7 +185,7 @@ def summarize(matrices: ArrayLike, threshold: float = THETA) -> Summary:
     index = cluster_index(binary)
     same_cluster = (index[:, :, None] == index[:, None, :]) & (index[:, :, None] >= 0)
     return Summary(
-        silent=~binary.any(axis=(1, 2)),
+        silent=np.asarray(~binary.any(axis=(1, 2))),
         diagonal=np.diagonal(binary, axis1=1, axis2=2).copy(),
         cluster_of=index,
         noise=(binary & ~same_cluster).sum(axis=(1, 2)),

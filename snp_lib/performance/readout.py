@@ -8,6 +8,7 @@ flattening (paper C, released code).
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -125,11 +126,11 @@ def train_readouts(
     normalize = Normalize(images)
     with torch.no_grad():
         _, example = model(normalize(images[:1]), sites=sites)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        readouts = {site: make_readout(example[site], dataset.num_classes) for site in sites}
-    for readout in readouts.values():
-        readout.to(device)
+    readouts = {}
+    for site in sites:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(zlib.crc32(f"{seed} {site}".encode()))  # initial weights do not depend on the other sites
+            readouts[site] = make_readout(example[site], dataset.num_classes).to(device)
     parameters = [p for readout in readouts.values() for p in readout.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     steps = len(labels) // recipe.batch_size
@@ -138,9 +139,7 @@ def train_readouts(
         generator = torch.Generator(device).manual_seed(epoch_seed(seed, epoch))
         for step, batch in enumerate(shuffled_batches(len(labels), recipe.batch_size, generator)):
             for group in optimizer.param_groups:
-                group["lr"] = warmup_cosine(
-                    epoch * steps + step, total=recipe.epochs * steps, warmup=0, peak=recipe.lr, end=0.0
-                )
+                group["lr"] = warmup_cosine(epoch * steps + step, total=recipe.epochs * steps, warmup=0, peak=recipe.lr, end=0.0)
             with torch.no_grad():
                 _, features = model(augment(images[batch], augmentation, normalize, generator), sites=sites)
             losses = [F.cross_entropy(readouts[site](features[site]), labels[batch]) for site in sites]

@@ -98,9 +98,7 @@ def train(
     if checkpoint is not None and checkpoint.exists():
         history = checkpoints.load(checkpoint, model, optimizer, fingerprint=fingerprint)
     steps = len(labels) // recipe.batch_size
-    bar = tqdm(
-        total=recipe.epochs * steps, initial=len(history) * steps, desc="train", unit="step", disable=not progress, leave=False
-    )
+    bar = tqdm(total=recipe.epochs * steps, initial=len(history) * steps, desc="train", unit="step", disable=not progress, leave=False)
     for epoch in range(len(history), recipe.epochs):
         model.train()
         started = time.perf_counter()
@@ -150,7 +148,7 @@ def train(
         if (epoch + 1) % recipe.eval_every == 0 or epoch + 1 == recipe.epochs:
             row["test_accuracy"] = accuracy(predict(model, dataset.test, normalize), dataset.test.labels)
         history.append(row)
-        bar.set_postfix(loss=f"{mean_loss:.3f}", **{k: f"{row[k]:.3f}" for k in ("test_accuracy",) if k in row})
+        bar.set_postfix({k: f"{row[k]:.3f}" for k in ("train_loss", "test_accuracy") if k in row})
         if checkpoint is not None:
             checkpoints.save(checkpoint, model, optimizer, fingerprint=fingerprint, history=history)
     bar.close()
@@ -169,9 +167,7 @@ def shuffled_batches(total: int, batch_size: int, generator: torch.Generator) ->
     yield from order[: total // batch_size * batch_size].split(batch_size)
 
 
-def augment(
-    images: UInt8[Tensor, "n c h w"], recipe: Recipe, normalize: Normalize, generator: torch.Generator
-) -> Float[Tensor, "n c h w"]:
+def augment(images: UInt8[Tensor, "n c h w"], recipe: Recipe, normalize: Normalize, generator: torch.Generator) -> Float[Tensor, "n c h w"]:
     """Crop, flip and normalise one batch as the recipe says."""
     if recipe.crop_padding:
         images = random_crop(images, recipe.crop_padding, generator)
@@ -181,9 +177,7 @@ def augment(
 
 
 @torch.no_grad()
-def predict(
-    model: nn.Module, split: Split, normalize: Normalize, *, batch_size: int = 256
-) -> Float[Tensor, "n classes"]:
+def predict(model: nn.Module, split: Split, normalize: Normalize, *, batch_size: int = 256) -> Float[Tensor, "n classes"]:
     """Logits of every image of the split, in order, in eval mode, on the CPU."""
     model.eval()
     device = next(model.parameters()).device

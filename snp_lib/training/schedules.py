@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 
 
-def warmup_cosine(
-    step: int, *, total: int, warmup: int, peak: float, start: float = 1e-6, end: float = 1e-5
-) -> float:
+def warmup_cosine(step: int, *, total: int, warmup: int, peak: float, start: float = 1e-6, end: float = 1e-5) -> float:
     """Linear from ``start`` to ``peak`` over ``warmup`` steps, then half a cosine down to ``end`` at ``total``.
 
     The schedule of the CCT recipes (arXiv:2104.05704, released configurations), per step instead of per epoch.

@@ -19,7 +19,7 @@ from snp_lib.store import Run
 
 Verdict = Literal["reproduced", "partly", "not reproduced"]
 
-# two-sided 95 % quantiles of Student's t for n − 1 = 1 … 9 degrees of freedom, then the normal one
+# two-sided 95 % quantiles of Student's t for n − 1 = 1 … 9 degrees of freedom; the last serves all above, too wide rather than too narrow
 _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
@@ -75,17 +75,18 @@ def half_width(values: Sequence[float]) -> float:
     n = len(values)
     if n < 2:
         return math.inf
-    return (_T95[n - 2] if n - 2 < len(_T95) else 1.96) * statistics.stdev(values) / math.sqrt(n)
+    return _T95[min(n - 2, len(_T95) - 1)] * statistics.stdev(values) / math.sqrt(n)
 
 
 def load_claims(path: Path | None = None) -> dict[str, Claim]:
     """All claims by id, from ``book/claims.yml``; raises ValueError for a duplicate or malformed entry."""
     claims: dict[str, Claim] = {}
-    for entry in yaml.safe_load((path or BOOK / "claims.yml").read_text()):
+    for entry in yaml.safe_load((path or BOOK / "claims.yml").read_text()) or []:
         try:
             claim = Claim(**entry)
         except TypeError as error:
-            raise ValueError(f"malformed claim {entry.get('id', entry)!r}: {error}") from error
+            name = entry.get("id", entry) if isinstance(entry, dict) else entry
+            raise ValueError(f"malformed claim {name!r}: {error}") from error
         if claim.id in claims:
             raise ValueError(f"claim {claim.id!r} is listed twice")
         claims[claim.id] = claim
@@ -133,7 +134,9 @@ def report(name: str, value: float | Sequence[float], tol: float, *, runs: Seque
         record=record_id(runs),
         verdict=claim.verdict(values) if claim else None,
     )
-    if ours.scale != "smoke" and not 0 < tol < (abs(mean) / 2 or math.inf):
+    if not 0 < tol < math.inf:
+        raise ValueError(f"{name}: a tolerance must be positive and finite, got {tol}")
+    if ours.scale != "smoke" and mean and tol >= abs(mean) / 2:
         raise ValueError(f"{name}: a tolerance of {tol} around {mean:.4g} would accept zero, so it would check nothing")
     _log(ours)
     if os.environ.get("SNP_ACCEPT") == "1":
@@ -200,6 +203,7 @@ def _accept(number: Reported) -> None:
     path = RECORDS / "reported.json"
     numbers = published(path)
     numbers.setdefault(number.scale, {})[number.name] = asdict(number)
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(numbers, indent=1, sort_keys=True) + "\n")
     os.replace(partial, path)
