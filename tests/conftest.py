@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import settings
-from jaxtyping import install_import_hook
 
-install_import_hook("snp_lib", "beartype.beartype")  # before the library is first imported: every signature is checked
+jaxtyping.install_import_hook("snp_lib", "beartype.beartype")  # before the library is first imported: every signature is checked
 
 from snp_lib import data, experiments, store  # noqa: E402
 from snp_lib.data import Dataset, Split  # noqa: E402
@@ -29,6 +31,16 @@ SKIPS = {
 def skip(name: str) -> NoReturn:
     """Skip the running test for a reason of the list above."""
     pytest.skip(SKIPS[name])
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Signatures unchecked, as for a reader, so that the library's own check of a wrong value is reached."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def shortened(name: str = "cct-test", seed: int = 0) -> experiments.Experiment:

@@ -1,0 +1,121 @@
+"""Every built page in a real browser with the network off: what a reader sees, at the width of a phone and of a desk."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.server
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import skip
+from playwright.sync_api import Browser, Page, sync_playwright
+
+SITE = Path(__file__).resolve().parent.parent / "_build" / "html"
+PAGES = sorted(p.relative_to(SITE).as_posix() for p in SITE.glob("book/*.html"))
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
+WIDTHS = (400, 1400)
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[str]:
+    """Address of the built book, served from a thread."""
+    if not PAGES:
+        skip("book")
+    handler = functools.partial(_Quiet, directory=str(SITE))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        skip("browser")
+    with sync_playwright() as playwright, contextlib.closing(playwright.chromium.launch(executable_path=program, args=FLAGS)) as launched:
+        yield launched
+
+
+@contextlib.contextmanager
+def opened(browser: Browser, site: str, name: str, width: int, scheme: str = "light") -> Iterator[tuple[Page, list[str]]]:
+    """A page after loading, and the list of everything that went wrong while it is open."""
+    with contextlib.closing(browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)) as context:  # type: ignore[arg-type]
+        page = context.new_page()
+        problems: list[str] = []
+
+        def local_only(route) -> None:  # type: ignore[no-untyped-def]
+            if route.request.url.startswith((site, "data:", "blob:")):
+                route.continue_()
+            else:
+                problems.append(f"request to another host: {route.request.url}")
+                route.abort()
+
+        context.route("**/*", local_only)
+        page.on("console", lambda message: problems.append(f"console: {message.text}") if message.type == "error" else None)
+        page.on("pageerror", lambda error: problems.append(f"script: {error}"))
+        page.on("response", lambda response: problems.append(f"{response.status}: {response.url}") if response.status >= 400 else None)
+        page.goto(f"{site}/{name}", wait_until="load")
+        if page.locator("script[type='application/vnd.jupyter.widget-view+json']").count():
+            page.wait_for_selector(".jupyter-widgets", timeout=20_000)
+        page.wait_for_load_state("networkidle")
+        yield page, problems
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", PAGES or [pytest.param("", id="no-built-book")])
+def test_page_is_whole_without_a_network(browser: Browser, site: str, name: str, width: int) -> None:
+    with opened(browser, site, name, width) as (page, problems):
+        for image in page.locator("img:visible").all():  # pictures may load lazily: bring each into view
+            image.scroll_into_view_if_needed()
+        page.wait_for_load_state("networkidle")
+        broken = page.evaluate("[...document.images].filter(i => i.checkVisibility() && !(i.complete && i.naturalWidth)).map(i => i.src)")
+        assert not broken
+        formulas = page.locator(".math").count()
+        if formulas:
+            page.wait_for_selector("mjx-container", state="attached", timeout=20_000)
+            page.wait_for_function("document.querySelectorAll('.math mjx-container').length >= document.querySelectorAll('.math').length")
+            assert page.locator("mjx-merror").count() == 0
+        assert page.locator("h1:visible").count() == 1
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
+        assert problems == []
+
+
+def shown_picture(page: Page) -> str:
+    """Address of the picture that the explorer shows now."""
+    return str(page.locator(".snp-pixels:visible").first.evaluate("e => (e.tagName === 'IMG' ? e : e.querySelector('img')).src"))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_explorer_switches_in_the_browser_alone(browser: Browser, site: str, width: int) -> None:
+    name = "book/02_snp_matrices.html"
+    with opened(browser, site, name, width) as (page, problems):
+        page.wait_for_selector(".snp-pixels:visible")
+        seen = [shown_picture(page)]
+        page.locator(".widget-dropdown select").first.select_option(index=0)
+        page.wait_for_timeout(300)
+        seen.append(shown_picture(page))
+        page.locator(".widget-slider .noUi-handle").first.press("ArrowRight")
+        page.wait_for_timeout(300)
+        seen.append(shown_picture(page))
+        assert len(set(seen)) == 3, "the picture stays the same when site or θ change"
+        assert problems == []
+
+
+def test_text_is_legible_in_dark_mode(browser: Browser, site: str) -> None:
+    with opened(browser, site, "book/02_snp_matrices.html", 1400, scheme="dark") as (page, problems):
+        assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+        label = page.locator(".widget-label:visible").first
+        color = label.evaluate("e => getComputedStyle(e).color.match(/[0-9.]+/g).slice(0, 3).map(Number)")
+        assert min(color) > 150, f"dark text {color} on a dark page"
+        assert problems == []
