@@ -1,7 +1,7 @@
 """How vision transformers learn, node by node: the measurements of four papers, re-made and checkable.
 
 The way through: :func:`snp_lib.experiments.get` names an experiment, :func:`snp_lib.run` returns it finished, the
-run's ``matrices`` feed :func:`snp_lib.performance.summarize`, and :func:`snp_lib.report` prints and checks a number.
+run's ``matrices`` feed :func:`snp_lib.performance.summarize`, and :func:`snp_lib.reporting.report` prints and checks a number.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _import_torchvision() -> None:
 _import_torchvision()
 
 if TYPE_CHECKING:
-    from snp_lib.report import report
+    from snp_lib.reporting import report
     from snp_lib.store import run
 
 
@@ -44,7 +44,7 @@ def __getattr__(name: str) -> Any:
 
         return run
     if name == "report":
-        from snp_lib.report import report
+        from snp_lib.reporting import report
 
         return report
     raise AttributeError(f"module 'snp_lib' has no attribute {name!r}")

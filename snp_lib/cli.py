@@ -17,7 +17,7 @@ import snp_lib
 from snp_lib import data, experiments, reproduce, store
 from snp_lib.paths import RECORDS, data_dir, runs_dir
 from snp_lib.performance import THETA, summarize
-from snp_lib.report import ReportError
+from snp_lib.reporting import ReportError
 from snp_lib.training import TrainingError
 from snp_lib.training.checkpoint import CheckpointError
 

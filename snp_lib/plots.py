@@ -43,32 +43,20 @@ def training_curves(history: pd.DataFrame) -> Figure:
     return figure
 
 
-def along_blocks(
-    table: pd.DataFrame, statistics: dict[str, str], *, kinds: Sequence[str], control: pd.DataFrame | None = None, columns: int = 2
-) -> Figure:
+def along_blocks(table: pd.DataFrame, statistics: dict[str, str], *, kinds: Sequence[str], control: pd.DataFrame | None = None) -> Figure:
     """One panel per statistic against the encoder; mean over seeds, band ± one standard deviation, grey the control."""
-    rows = -(-len(statistics) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(3.1 * columns, 2.6 * rows + 0.5), layout="constrained", squeeze=False)
-    for axis, (column, label) in zip(axes.flat, statistics.items(), strict=False):
+    figure, axes = _panels(len(statistics))
+    for axis, (column, label) in zip(axes, statistics.items(), strict=True):
         for kind in kinds:
             _band(axis, table[table.kind == kind], "block", column, COLORS[kind], NAMES[kind], "o-")
-            if control is not None:
-                _band(
-                    axis,
-                    control[control.kind == kind],
-                    "block",
-                    column,
-                    CONTROL,
-                    "outputs shuffled (control)",
-                    "s:" if kind == "mha" else "^:",
-                )
+        for kind in kinds:
+            if control is None:
+                break
+            style = "s:" if kind == kinds[0] else "^:"
+            _band(axis, control[control.kind == kind], "block", column, CONTROL, f"control: outputs shuffled, {kind}", style)
         axis.set(xlabel="encoder", ylabel=label, xticks=sorted(table.block.unique()))
         axis.set_ylim(bottom=0)
-    for axis in axes.flat[len(statistics) :]:
-        axis.axis("off")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
-    figure.legend(unique.values(), unique.keys(), loc="outside upper center", ncol=1 if len(unique) > 2 else 2, fontsize=10)
+    _legend(figure, axes[0], columns=1)
     return figure
 
 
@@ -77,37 +65,28 @@ def theta_sweep(table: pd.DataFrame, statistics: dict[str, str], *, kind: str) -
     rows = table[table.kind == kind]
     blocks = sorted(rows.block.unique())
     shades = sns.light_palette(COLORS[kind], n_colors=len(blocks) + 2)[2:]
-    figure, axes = plt.subplots(1, len(statistics), figsize=(3.1 * len(statistics), 3.3), layout="constrained", squeeze=False)
-    for axis, (column, label) in zip(axes.flat, statistics.items(), strict=True):
+    figure, axes = _panels(len(statistics))
+    for axis, (column, label) in zip(axes, statistics.items(), strict=True):
         for block, shade in zip(blocks, shades, strict=True):
             _band(axis, rows[rows.block == block], "theta", column, shade, f"encoder {block}", "-")
         axis.set(xlabel="threshold θ", ylabel=label)
         axis.set_ylim(bottom=0)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncol=3, fontsize=10)
+    _legend(figure, axes[0], columns=3)
     return figure
 
 
 def histograms(values: dict[str, dict[str, np.ndarray]], *, colors: dict[str, str]) -> Figure:
     """One panel per quantity: shares of units (or clusters) against whole numbers, one outline per group."""
-    figure, axes = plt.subplots(1, len(values), figsize=(3.1 * len(values), 3.2), layout="constrained", squeeze=False)
-    for axis, (quantity, groups) in zip(axes.flat, values.items(), strict=True):
+    figure, axes = _panels(len(values))
+    for axis, (quantity, groups) in zip(axes, values.items(), strict=True):
         top = max(int(v.max(initial=0)) for v in groups.values())
         width = max(1, -(-(top + 1) // 25))
+        bins = np.arange(-0.5, top + width + 0.5, width).tolist()
         for group, v in groups.items():
-            sns.histplot(
-                x=v,
-                bins=np.arange(-0.5, top + width + 0.5, width).tolist(),
-                stat="percent",
-                element="step",
-                fill=False,
-                color=colors[group],
-                label=group,
-                ax=axis,
-            )
+            look = {"stat": "percent", "element": "step", "fill": False, "color": colors[group], "label": group}
+            sns.histplot(x=v, bins=bins, ax=axis, **look)
         axis.set(xlabel=quantity, ylabel="share (%)")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncol=2, fontsize=10)
+    _legend(figure, axes[0], columns=2)
     return figure
 
 
@@ -155,3 +134,19 @@ def _band(axis: Axes, rows: pd.DataFrame, x: str, y: str, color: str | tuple[flo
     mean, sd = grouped.mean(), grouped.std(ddof=1).fillna(0)
     axis.plot(mean.index, mean, style, color=color, ms=4, lw=1.5, label=label)
     axis.fill_between(mean.index, mean - sd, mean + sd, color=color, alpha=0.2, lw=0)
+
+
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    """At most two panels side by side, so that letters stay legible when the page is 400 pixels wide."""
+    columns = 1 if count == 1 else 2
+    rows = -(-count // columns)
+    size = (5.6, 3.9) if count == 1 else (6.4, 2.5 * rows + 0.9)
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    for axis in axes.flat[count:]:
+        axis.axis("off")
+    return figure, list(axes.flat[:count])
+
+
+def _legend(figure: Figure, axis: Axes, *, columns: int) -> None:
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncol=columns if len(labels) > 2 else 2, fontsize=11)

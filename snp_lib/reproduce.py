@@ -13,7 +13,7 @@ from unittest import mock
 from tqdm.auto import tqdm
 
 from snp_lib.paths import BOOK, runs_dir
-from snp_lib.report import Reported, load_claims
+from snp_lib.reporting import Reported, load_claims
 
 
 class ReproduceError(RuntimeError):
