@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import torchvision
 from filelock import FileLock, Timeout
-from jaxtyping import Float, Int
+from jaxtyping import Float, UInt8
 from safetensors.torch import save_file
 
 import snp_lib
@@ -107,7 +107,7 @@ class Run:
         return self.arrays["logits"]
 
     @property
-    def labels(self) -> Int[np.ndarray, " image"]:
+    def labels(self) -> UInt8[np.ndarray, " image"]:
         """True labels of the test split."""
         return self.arrays["labels"]
 

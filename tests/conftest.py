@@ -11,9 +11,11 @@ from typing import NoReturn
 import jaxtyping
 import pytest
 import torch
+from beartype import BeartypeConf, beartype
 from hypothesis import settings
 
-jaxtyping.install_import_hook("snp_lib", "beartype.beartype")  # before the library is first imported: every signature is checked
+checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # a whole number is a float too, as for mypy
+jaxtyping.install_import_hook("snp_lib", "conftest.checked")  # before the library is first imported: every signature is checked
 
 from snp_lib import data, experiments, store  # noqa: E402
 from snp_lib.data import Dataset, Split  # noqa: E402
@@ -25,6 +27,8 @@ torch.set_num_threads(1)  # bit-for-bit comparisons hold for one thread count
 SKIPS = {
     "cifar100": "set SNP_TEST_DATA to a folder that holds cifar-100-python (torchvision's layout)",
     "flowers102": "set SNP_TEST_DATA to a folder that holds flowers-102 (torchvision's layout)",
+    "book": "build the book first (make book): the browser tests open its pages",
+    "browser": "install Chromium: the browser tests need a browser",
 }
 
 
@@ -49,16 +53,16 @@ def shortened(name: str = "cct-test", seed: int = 0) -> experiments.Experiment:
     return smoke.vary(name, recipe=replace(smoke.recipe, epochs=2, eval_every=1), readout=replace(smoke.readout, epochs=2))
 
 
-@pytest.fixture(scope="session")
-def digits() -> Dataset:
-    return data.load("digits")
-
-
-@pytest.fixture(scope="session")
-def few_digits(digits: Dataset) -> Dataset:
+def first_digits() -> Dataset:
     """The first 192 training and 100 test images, at 8 pixels: real, and trained on in a blink."""
+    digits = data.load("digits")
     train, test = (Split(s.images[:n], s.labels[:n]) for s, n in ((digits.train, 192), (digits.test, 100)))
     return replace(digits, train=train, test=test)
+
+
+@pytest.fixture(scope="session")
+def few_digits() -> Dataset:
+    return first_digits()
 
 
 @pytest.fixture(scope="session")
@@ -78,6 +82,6 @@ def smoke_run(smoke_runs_dir: Path) -> store.Run:
 def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Runs and records of this test alone: ``runs/`` and ``records/`` below the folder returned."""
     monkeypatch.setenv("SNP_RUNS_DIR", str(tmp_path / "runs"))
-    for module in ("store", "report", "cli"):
+    for module in ("store", "reporting", "cli"):
         monkeypatch.setattr(f"snp_lib.{module}.RECORDS", tmp_path / "records")
     return tmp_path

@@ -1,0 +1,289 @@
+"""Training: the same bits after any interruption, and refusals that leave the model as it was."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import unchecked
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from snp_lib.data import Dataset, Split
+from snp_lib.models import CCT, create_model
+from snp_lib.training import Recipe, TrainingError, accuracy, checkpoint, train
+from snp_lib.training.checkpoint import CheckpointError
+from snp_lib.training.loop import _adamw, epoch_seed, predict, shuffled_batches
+from snp_lib.training.schedules import warmup_cosine
+
+RECIPE = Recipe(epochs=4, batch_size=48, lr=2e-3, weight_decay=0.05, warmup_epochs=1, crop_padding=1, eval_every=3)
+TIMES = ("seconds", "images_per_second")
+
+
+def network(seed: int = 0) -> CCT:
+    """Small, and with everything random switched on."""
+    torch.manual_seed(seed)
+    options: dict[str, Any] = {"in_channels": 1, "image_size": 8, "embed_dim": 12, "num_heads": 3}
+    return create_model("cct_2_3x1", num_classes=10, dropout=0.1, stochastic_depth=0.2, **options)
+
+
+def fit(model: CCT, dataset: Dataset, recipe: Recipe = RECIPE, path: Path | None = None, seed: int = 0) -> list[dict[str, Any]]:
+    return train(model, dataset, recipe, seed=seed, device=torch.device("cpu"), fingerprint="one", checkpoint=path, progress=False)
+
+
+def timeless(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in history]
+
+
+def assert_same_bits(found: CCT, expected: dict[str, Tensor]) -> None:
+    state = found.state_dict()
+    assert state.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(state[name], tensor), name
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(few_digits: Dataset) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    model = network()
+    history = fit(model, few_digits)
+    return model.state_dict(), timeless(history)
+
+
+def test_training_learns_and_its_history_says_so(few_digits: Dataset) -> None:
+    model = network()
+    history = fit(model, few_digits, replace(RECIPE, epochs=25, lr=1e-2, label_smoothing=0.0, flip=False))
+    assert [row["epoch"] for row in history] == list(range(1, 26))
+    assert history[-1]["train_loss"] < 1.8 < 2.2 < history[0]["train_loss"] < 2.4  # ln 10 = 2.30 before anything is learned
+    assert history[-1]["test_accuracy"] > 0.3  # chance is 0.1
+    assert [row["epoch"] for row in history if "test_accuracy" in row] == [*range(3, 25, 3), 25]
+    assert not model.training
+
+
+def test_the_last_test_accuracy_is_that_of_the_model_returned(few_digits: Dataset) -> None:
+    from snp_lib.data.augment import Normalize
+
+    model = network()
+    history = fit(model, few_digits)
+    logits = predict(model, few_digits.test, Normalize(few_digits.train.images), batch_size=7)
+    assert history[-1]["test_accuracy"] == accuracy(logits, few_digits.test.labels)
+    assert accuracy(torch.eye(4), torch.tensor([0, 1, 2, 0])) == 0.75
+
+
+def test_resuming_at_any_epoch_gives_the_same_bits(
+    uninterrupted: tuple[dict[str, Tensor], list[dict[str, Any]]], few_digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, history = uninterrupted
+    for stop in (1, 2, 3, 4):
+        path = tmp_path / f"stopped-after-{stop}.safetensors"
+        save = checkpoint.save
+
+        def save_and_stop(*args: Any, stop: int = stop, save: Any = save, **options: Any) -> None:
+            save(*args, **options)
+            if len(options["history"]) == stop:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "save", save_and_stop)
+            with pytest.raises(KeyboardInterrupt):
+                fit(network(), few_digits, path=path)
+        torch.manual_seed(12345)  # the global generator of the resuming process stands elsewhere
+        resumed = network(seed=99)
+        assert timeless(fit(resumed, few_digits, path=path)) == history
+        assert_same_bits(resumed, weights)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+import conftest, test_training
+from snp_lib.training import loop
+
+calls, augment = 0, loop.augment
+def augment_and_die(*args):
+    global calls
+    calls += 1
+    if calls == 4 * 2 + 3:  # the third step of the third epoch
+        os.kill(os.getpid(), signal.SIGKILL)
+    return augment(*args)
+loop.augment = augment_and_die
+test_training.fit(test_training.network(), conftest.first_digits(), path=Path(sys.argv[1]))
+"""
+
+
+def test_a_killed_training_resumes_to_the_same_bits(
+    uninterrupted: tuple[dict[str, Tensor], list[dict[str, Any]]], few_digits: Dataset, tmp_path: Path
+) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(path), str(Path(__file__).parent)], capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    with safe_open(path, framework="pt") as file:
+        assert len(json.loads(file.metadata()["history"])) == 2
+    weights, history = uninterrupted
+    resumed = network(seed=99)
+    assert timeless(fit(resumed, few_digits, path=path)) == history
+    assert_same_bits(resumed, weights)
+
+
+def test_a_crash_while_writing_leaves_the_previous_checkpoint(few_digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    fit(network(), few_digits, replace(RECIPE, epochs=1), path)
+    before = path.read_bytes()
+
+    def disk_full(tensors: object, file: Path, metadata: object) -> None:
+        file.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", disk_full)
+    with pytest.raises(OSError, match="no space left"):
+        fit(network(), few_digits, replace(RECIPE, epochs=2), path)
+    assert path.read_bytes() == before
+
+
+@pytest.fixture
+def written(few_digits: Dataset, tmp_path: Path) -> Path:
+    path = tmp_path / "checkpoint.safetensors"
+    fit(network(), few_digits, replace(RECIPE, epochs=1), path)
+    return path
+
+
+def rewrite(path: Path, *, drop: str | None = None, tensors: dict[str, Tensor] | None = None, **metadata: str) -> None:
+    with safe_open(path, framework="pt") as file:
+        kept = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open has no iterator
+        described = {key: value for key, value in (file.metadata() | metadata).items() if key != drop}
+    save_file(kept | (tensors or {}), path, metadata=described)
+
+
+def damage(path: Path, how: str) -> None:
+    if how == "truncated":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif how == "no safetensors":
+        path.write_bytes(b"PK\x03\x04 a pickle in a zip, perhaps")
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "foreign":
+        rewrite(path, fingerprint="another")
+    elif how == "format":
+        rewrite(path, format="snp-checkpoint-0")
+    elif how == "tensors":
+        rewrite(path, tensors={"model.classifier.bias": torch.zeros(3)})
+    elif how == "history":
+        rewrite(path, drop="history")
+    else:
+        rewrite(path, tensors={"optimizer.nonsense": torch.zeros(3)})
+
+
+@pytest.mark.parametrize("how", ["truncated", "no safetensors", "empty", "foreign", "format", "tensors", "history", "optimizer"])
+def test_other_checkpoints_are_refused_and_the_model_is_as_before(how: str, written: Path, few_digits: Dataset) -> None:
+    damage(written, how)
+    content, model = written.read_bytes(), network(seed=5)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match=f"{written.name}.*Delete .* to train from the beginning"):
+        fit(model, few_digits, path=written)
+    assert_same_bits(model, before)
+    assert written.read_bytes() == content
+
+
+def test_a_loss_that_is_not_finite_names_epoch_and_checkpoint(few_digits: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    wild = replace(RECIPE, lr=1e30, warmup_epochs=0)
+    with pytest.raises(TrainingError, match=r"loss became (nan|inf) in epoch 1 \(seed 3") as error:
+        fit(network(), few_digits, wild, path, seed=3)
+    assert "checkpoint" not in str(error.value)
+    assert not path.exists()
+    fit(network(), few_digits, replace(RECIPE, epochs=1), path)
+    good = path.read_bytes()
+    with pytest.raises(TrainingError, match=rf"epoch 2 .*Last good checkpoint: .*{path.name}"):
+        fit(network(), few_digits, wild, path)
+    assert path.read_bytes() == good
+
+
+def test_training_leaves_the_global_generator_alone(few_digits: Dataset) -> None:
+    model, state = network(), torch.get_rng_state()
+    fit(model, few_digits, replace(RECIPE, epochs=1))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_another_seed_is_another_training(uninterrupted: tuple[dict[str, Tensor], Any], few_digits: Dataset) -> None:
+    model = network()
+    fit(model, few_digits, seed=1)
+    assert not torch.equal(model.classifier.weight, uninterrupted[0]["classifier.weight"])
+
+
+def test_more_images_than_one_batch_are_needed(few_digits: Dataset) -> None:
+    few = replace(few_digits, train=Split(few_digits.train.images[:40], few_digits.train.labels[:40]))
+    with pytest.raises(ValueError, match="batch_size 48 exceeds the 40 training images"):
+        fit(network(), few)
+
+
+def test_bfloat16_trains_and_keeps_float32_weights(few_digits: Dataset) -> None:
+    model = network()
+    history = fit(model, few_digits, replace(RECIPE, epochs=2, precision="bfloat16"))
+    assert all(math.isfinite(row["train_loss"]) for row in history)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_the_schedule_at_its_corners() -> None:
+    at = {step: warmup_cosine(step, total=110, warmup=10, peak=1.0, start=0.1, end=0.01) for step in (0, 5, 10, 60, 110, 999)}
+    expected = {0: 0.1, 5: 0.55, 10: 1.0, 60: 0.505, 110: 0.01, 999: 0.01}
+    assert at == pytest.approx(expected)
+    assert warmup_cosine(0, total=10, warmup=0, peak=1.0) == 1.0
+    assert warmup_cosine(5, total=5, warmup=5, peak=1.0) == 1.0
+
+
+def test_the_schedule_rises_then_falls() -> None:
+    rates = [warmup_cosine(step, total=50, warmup=7, peak=1.0) for step in range(51)]
+    assert rates[:8] == sorted(rates[:8])
+    assert rates[7:] == sorted(rates[7:], reverse=True)
+
+
+def test_only_matrices_and_kernels_are_decayed() -> None:
+    model = network()
+    decayed, plain = _adamw(model, RECIPE).param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.05, 0.0)
+    assert {names[id(p)] for p in plain["params"]} == {n for n in names.values() if n.endswith("bias") or "norm" in n}
+    assert len(decayed["params"]) + len(plain["params"]) == len(names)
+
+
+def test_an_epoch_is_a_permutation_in_full_batches() -> None:
+    batches = list(shuffled_batches(10, 3, torch.Generator().manual_seed(0)))
+    assert [len(batch) for batch in batches] == [3, 3, 3]
+    assert len(set(torch.cat(batches).tolist())) == 9
+    assert torch.cat(batches).tolist() != torch.cat(list(shuffled_batches(10, 3, torch.Generator().manual_seed(1)))).tolist()
+
+
+def test_epoch_seeds_differ_between_neighbouring_seeds_and_epochs() -> None:
+    seeds = {epoch_seed(seed, epoch) for seed in range(50) for epoch in range(300)}
+    assert len(seeds) == 50 * 300
+    assert all(0 <= s < 2**63 for s in seeds)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"eval_every": 0},
+        {"lr": -1.0},
+        {"weight_decay": -1.0},
+        {"warmup_epochs": -0.5},
+        {"warmup_lr": -1.0},
+        {"min_lr": -1.0},
+        {"crop_padding": -1},
+        {"label_smoothing": 1.0},
+        {"precision": "float16"},
+    ],
+)
+def test_recipes_out_of_range_are_refused_by_name(wrong: dict[str, Any]) -> None:
+    with unchecked(), pytest.raises(ValueError, match=next(iter(wrong))):
+        replace(RECIPE, **wrong)
