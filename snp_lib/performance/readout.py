@@ -168,7 +168,7 @@ def measure(
     normalize: Callable[[Tensor], Tensor],
     *,
     num_classes: int,
-    batch_size: int = 256,
+    batch_size: int = 128,
 ) -> Measurement:
     """Class means, readout accuracy and logits at every site, in one forward pass over the split.
 
