@@ -1,0 +1,59 @@
+"""Named experiments: frozen, hashed, and refused when they cannot be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from conftest import unchecked
+
+from snp_lib import experiments
+from snp_lib.experiments import get, parse_seeds
+from snp_lib.models import create_model
+
+
+@pytest.mark.parametrize(("name", "scale"), [(name, scale) for name, entry in experiments.CATALOGUE.items() for scale in entry.cost])
+def test_every_named_experiment_describes_a_network_that_can_be_built(name: str, scale: Any) -> None:
+    experiment = get(name, scale, 3)
+    assert experiment.id == f"{name}-{scale}-s3"
+    create_model(experiment.model, num_classes=10, **experiment.model_options)
+    assert experiments.CATALOGUE[name].expected.keys() == experiments.CATALOGUE[name].cost.keys()
+
+
+def test_the_hash_is_stable_and_sees_every_field() -> None:
+    first = get("cct", "smoke", 0)
+    assert first.hash == get("cct", "smoke", 0).hash
+    others = [
+        get("cct", "smoke", 1),
+        first.vary("other"),
+        replace(first, dataset_size=8),
+        replace(first, model_options=first.model_options | {"dropout": 0.1}),
+        replace(first, recipe=replace(first.recipe, lr=1e-3)),
+        replace(first, readout=replace(first.readout, lr=1e-3)),
+    ]
+    assert len({first.hash, *(other.hash for other in others)}) == 1 + len(others)
+
+
+def test_the_training_hash_sees_what_the_weights_depend_on_and_nothing_else() -> None:
+    first = get("cct", "smoke", 0)
+    assert first.training_hash == first.vary("other").training_hash
+    assert first.training_hash == replace(first, readout=replace(first.readout, epochs=1)).training_hash
+    assert first.training_hash != replace(first, seed=1).training_hash
+    assert first.training_hash != replace(first, recipe=replace(first.recipe, lr=1e-3)).training_hash
+
+
+def test_wrong_names_scales_and_seeds_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"unknown experiment 'vgg'; there are .*cct"):
+        get("vgg", "smoke", 0)
+    with unchecked(), pytest.raises(ValueError, match="no scale 'huge'"):
+        get("cct", "huge", 0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="seed must be"):
+        get("cct", "smoke", -1)
+
+
+def test_seeds_from_text() -> None:
+    assert parse_seeds("0, 1,12") == [0, 1, 12]
+    for wrong in ("", "0,", "1,1", "-1", "a", "0;1", "1.5"):
+        with pytest.raises(ValueError, match="expected distinct seeds"):
+            parse_seeds(wrong)

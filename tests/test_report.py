@@ -1,0 +1,207 @@
+"""Reported numbers: printed as published, refused outside the tolerance; verdicts by interval; the claims of the book."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from scipy.stats import t as student
+
+from snp_lib import reporting
+from snp_lib.experiments import get
+from snp_lib.reporting import Claim, ReportError, half_width, load_claims, report
+from snp_lib.store import Run
+
+CLAIM: dict[str, Any] = {
+    "id": "rises",
+    "paper": "A",
+    "statement": "it rises",
+    "measure": "slope",
+    "certainty": "abs",
+    "chapter": "02",
+    "above": 1.0,
+}
+
+
+def runs(*seeds: int, scale: Any = "small") -> list[Run]:
+    """Runs as far as a report looks at them."""
+    manifest = {"files": {"arrays.npz": "0123456789abcdef"}, "device": "2 CPU cores"}
+    return [Run(get("cct", scale, seed), Path("nowhere"), manifest) for seed in seeds]
+
+
+@pytest.fixture
+def book(own_folders: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A book with one claim and no published number."""
+    (own_folders / "claims.yml").write_text(yaml.safe_dump([CLAIM]))
+    monkeypatch.setattr(reporting, "BOOK", own_folders)
+    monkeypatch.delenv("SNP_ACCEPT", raising=False)
+    monkeypatch.delenv("SNP_REPORT_LOG", raising=False)
+    return own_folders
+
+
+def accept(name: str, value: Any, tol: float, *, of: list[Run]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SNP_ACCEPT", "1")
+        report(name, value, tol, runs=of)
+
+
+def test_intervals_are_students() -> None:
+    for n in range(2, 11):
+        values = [float(i * i) for i in range(n)]
+        exact = student.ppf(0.975, n - 1) * statistics.stdev(values) / math.sqrt(n)
+        assert half_width(values) == pytest.approx(exact, rel=3e-4)
+    assert half_width([1.0]) == math.inf
+
+
+def test_with_more_seeds_the_interval_is_never_too_narrow() -> None:
+    for n in (11, 20, 100):
+        values = [float(i % 7) for i in range(n)]
+        exact = student.ppf(0.975, n - 1) * statistics.stdev(values) / math.sqrt(n)
+        assert exact <= half_width(values) < 1.2 * exact
+
+
+def test_verdicts_by_the_interval_over_seeds() -> None:
+    claim = Claim(**CLAIM)  # above 1
+    assert claim.verdict([1.9, 2.0, 2.1]) == "reproduced"
+    assert claim.verdict([0.9, 1.0, 1.9]) == "partly"  # the mean lies above, the interval reaches below
+    assert claim.verdict([5.0]) == "partly"  # a single run
+    assert claim.verdict([0.9, 0.8]) == "not reproduced"
+    assert claim.verdict([1.0, 1.0]) == "not reproduced"  # on the bound is not above it
+    below = replace(claim, above=None, below=1.0)
+    assert below.verdict([0.4, 0.5, 0.6]) == "reproduced"
+    assert below.verdict([2.0, 2.1]) == "not reproduced"
+
+
+def test_a_number_is_printed_with_its_spread(book: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = report("slope", [1.21, 1.24, 1.31], 0.1, runs=runs(0, 1, 2))
+    assert capsys.readouterr().out == "slope = 1.3 ± 0.1 (n = 3, small)\n"
+    assert found.mean == pytest.approx(3.76 / 3)
+    assert found.sd == pytest.approx(statistics.stdev([1.21, 1.24, 1.31]))
+    assert (found.n, found.seeds, found.record, found.verdict) == (3, [0, 1, 2], "01234567 01234567 01234567", None)
+
+
+def test_a_claim_gets_its_verdict(book: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report("rises", [1.9, 2.0, 2.1], 0.05, runs=runs(0, 1, 2)).verdict == "reproduced"
+    assert capsys.readouterr().out == "rises = 2.00 ± 0.10 (n = 3, small) → reproduced\n"
+
+
+def test_within_the_tolerance_the_published_digits_are_printed(book: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    accept("slope", 1.2499, 0.1, of=runs(0))
+    assert capsys.readouterr().out == "slope = 1.2 (n = 1, small)\n"
+    found = report("slope", 1.2501, 0.1, runs=runs(0))  # rounds to 1.3 on this machine
+    assert capsys.readouterr().out == "slope = 1.2 (n = 1, small)\n"
+    assert found.mean == 1.2499
+
+
+def test_outside_the_tolerance_is_an_error(book: Path) -> None:
+    accept("slope", 1.0, 0.1, of=runs(0))
+    with pytest.raises(ReportError, match=r"slope is 1\.2 .*1\.0 .*published.*--accept"):
+        report("slope", 1.16, 0.1, runs=runs(0))
+    accept("rises", [1.02, 1.03], 0.1, of=runs(0, 1))
+    with pytest.raises(ReportError, match="not reproduced"):
+        report("rises", [0.98, 0.99], 0.1, runs=runs(0, 1))  # near, but the verdict turns over
+
+
+def test_other_seeds_and_scales_are_not_compared(book: Path) -> None:
+    accept("slope", 1.0, 0.1, of=runs(0))
+    assert report("slope", 7.0, 0.1, runs=runs(1)).mean == 7.0
+    assert report("slope", 7.0, 0.1, runs=runs(0, scale="smoke")).mean == 7.0
+
+
+def test_accepting_replaces_one_number_and_leaves_nothing_else(book: Path) -> None:
+    accept("slope", 1.0, 0.1, of=runs(0))
+    accept("other", 3.0, 0.1, of=runs(0, 1))
+    accept("slope", 2.0, 0.1, of=runs(0))
+    assert [path.name for path in (book / "records").iterdir()] == ["reported.json"]
+    assert {name: number["mean"] for name, number in reporting.published()["small"].items()} == {"slope": 2.0, "other": 3.0}
+
+
+def test_a_crash_while_accepting_keeps_the_published_numbers(book: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    accept("slope", 1.0, 0.1, of=runs(0))
+
+    def crash(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        accept("slope", 2.0, 0.1, of=runs(0))
+    assert reporting.published()["small"]["slope"]["mean"] == 1.0
+
+
+@pytest.mark.parametrize("tol", [0.5, 1.0, 50.0])
+def test_a_tolerance_that_accepts_zero_is_refused(tol: float, book: Path) -> None:
+    with pytest.raises(ValueError, match="would accept zero"):
+        report("slope", 1.0, tol, runs=runs(0))
+    assert not (book / "records").exists()
+
+
+@pytest.mark.parametrize("tol", [0.0, -0.1, math.nan, math.inf])
+@pytest.mark.parametrize("scale", ["small", "smoke"])
+def test_a_tolerance_is_positive_and_finite_at_every_scale(tol: float, scale: str, book: Path) -> None:
+    with pytest.raises(ValueError, match="positive and finite"):
+        report("slope", 1.0, tol, runs=runs(0, scale=scale))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, [1.0, math.nan]])
+def test_a_number_that_was_not_measured_is_refused(value: Any, book: Path) -> None:
+    with pytest.raises(ReportError, match="nothing was measured"):
+        report("slope", value, 0.1, runs=runs(0))
+
+
+def test_every_report_is_logged_when_asked(book: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SNP_REPORT_LOG", str(book / "log.jsonl"))
+    report("slope", 1.0, 0.1, runs=runs(0))
+    report("rises", 3.0, 0.1, runs=runs(0))
+    logged = [json.loads(line) for line in (book / "log.jsonl").read_text().splitlines()]
+    assert [(row["name"], row["verdict"]) for row in logged] == [("slope", None), ("rises", "partly")]
+
+
+def test_the_scoreboard_takes_the_largest_scale_and_never_smoke(book: Path) -> None:
+    assert reporting.scoreboard()[0]["reported"] is None
+    accept("rises", 3.0, 0.1, of=runs(0, scale="smoke"))
+    assert reporting.scoreboard()[0]["reported"] is None
+    accept("rises", 4.0, 0.1, of=runs(0, scale="small"))
+    accept("rises", 5.0, 0.1, of=runs(0, scale="paper"))
+    (row,) = reporting.scoreboard()
+    assert (row["claim"].id, row["reported"].mean, row["reported"].scale) == ("rises", 5.0, "paper")
+
+
+def test_provenance_names_what_made_a_figure() -> None:
+    line = reporting.provenance(runs(0, 2))
+    assert line == "cct · small · cifar100 · n = 2 (seeds 0, 2) · 2 CPU cores · record 01234567 01234567"
+
+
+def test_the_claims_of_the_book_are_well_formed() -> None:
+    claims = load_claims()
+    assert list(claims) == [claim.id for claim in claims.values()]
+    assert {claim.paper for claim in claims.values()} <= {"A", "B", "C", "D", "CCT"}
+    assert {claim.certainty for claim in claims.values()} <= {"abs", "code", "plot", "2nd", "ours"}
+    assert all(claim.statement.strip() and claim.measure.strip() for claim in claims.values())
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ([CLAIM, CLAIM], "'rises' is listed twice"),
+        ([CLAIM | {"bellow": 1}], "malformed claim 'rises'.*bellow"),
+        ([{"id": "rises"}], "malformed claim 'rises'.*paper"),
+        (["rises"], "malformed claim 'rises'"),
+        ([CLAIM | {"below": 2.0}], "exactly one of above and below"),
+        ([{key: value for key, value in CLAIM.items() if key != "above"}], "exactly one of above and below"),
+    ],
+)
+def test_malformed_claims_are_named(entries: list[Any], message: str, tmp_path: Path) -> None:
+    (tmp_path / "claims.yml").write_text(yaml.safe_dump(entries))
+    with pytest.raises(ValueError, match=message):
+        load_claims(tmp_path / "claims.yml")
+
+
+def test_a_book_without_claims_has_none(tmp_path: Path) -> None:
+    (tmp_path / "claims.yml").write_text("")
+    assert load_claims(tmp_path / "claims.yml") == {}

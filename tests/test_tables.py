@@ -1,0 +1,83 @@
+"""Tables of several runs, and the shuffled control."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snp_lib.performance import binarize, summarize
+from snp_lib.store import Run
+from snp_lib.tables import readout_accuracy, shuffle_outputs, site_statistics, split_site, training_history
+
+
+@pytest.fixture
+def two_runs(smoke_run: Run) -> list[Run]:
+    """The same run under two seeds: what a table does with several does not depend on their numbers."""
+    return [smoke_run, replace(smoke_run, experiment=replace(smoke_run.experiment, seed=5))]
+
+
+@given(st.integers(0, 1000), st.integers(1, 6), st.integers(2, 9))
+def test_shuffling_keeps_every_row_and_moves_all_rows_of_a_unit_alike(seed: int, units: int, labels: int) -> None:
+    matrices = np.random.default_rng(seed).normal(size=(units, labels, labels))
+    shuffled = shuffle_outputs(matrices, seed=seed)
+    assert np.array_equal(np.sort(shuffled, axis=2), np.sort(matrices, axis=2))
+    assert np.array_equal(shuffled.max((1, 2)), matrices.max((1, 2)))
+    assert np.array_equal(binarize(shuffled).sum((1, 2)), binarize(matrices).sum((1, 2)))
+    assert {tuple(c) for c in shuffled[0].T} == {tuple(c) for c in matrices[0].T}
+    assert np.array_equal(shuffled, shuffle_outputs(matrices, seed=seed))
+
+
+def test_units_are_shuffled_apart_and_seeds_differ() -> None:
+    matrices = np.tile(np.arange(50.0), (3, 50, 1))
+    shuffled = shuffle_outputs(matrices, seed=0)
+    assert not np.array_equal(shuffled[0], shuffled[1])
+    assert not np.array_equal(shuffled, shuffle_outputs(matrices, seed=1))
+
+
+def test_site_statistics_are_those_of_each_site(two_runs: list[Run]) -> None:
+    table = site_statistics(two_runs, kinds=("mha", "block"), thetas=(0.3, 0.5))
+    assert len(table) == 2 * 3 * 2 * 2  # runs, encoders, kinds, thresholds
+    assert list(table.columns[:4]) == ["seed", "block", "kind", "theta"]
+    row = table[(table.seed == 5) & (table.block == 2) & (table.kind == "mha") & (table.theta == 0.5)].iloc[0]
+    s = summarize(two_runs[0].matrices("block2.mha"), 0.5)
+    expected = {
+        "labels": s.labels_per_unit(),
+        "labels_clustered": s.labels_per_unit(clustered_only=True),
+        "clusters": s.clusters_per_unit(),
+        "cluster_size": s.cluster_size,
+        "noise": s.noise_per_unit(),
+        "noise_clustered": s.noise_per_unit(clustered_only=True),
+        "unclustered": np.mean([len(clusters) == 0 for clusters in s.clusters]),
+        "signal": s.signal,
+        "internal_noise": s.internal_noise,
+        "external_noise": s.external_noise,
+        "snr": s.snr,
+    }
+    assert set(table.columns[4:]) == set(expected)
+    assert row[list(expected)].astype(float).to_dict() == pytest.approx(expected)
+
+
+def test_heads_and_the_shuffled_control(two_runs: list[Run]) -> None:
+    heads = site_statistics(two_runs[:1], kinds=("mha",), unit="head")
+    assert heads.labels.tolist() == [summarize(two_runs[0].matrices(f"block{b}.mha", unit="head")).labels_per_unit() for b in (1, 2, 3)]
+    control = site_statistics(two_runs[:1], kinds=("ff",), shuffle=True)
+    matrices = shuffle_outputs(two_runs[0].matrices("block3.ff"), seed=0)
+    assert control.noise.iloc[2] == summarize(matrices).noise_per_unit()
+
+
+def test_histories_and_accuracies_in_long_form(two_runs: list[Run]) -> None:
+    history = training_history(two_runs)
+    assert history[["seed", "epoch"]].to_numpy().tolist() == [[0, 1], [0, 2], [5, 1], [5, 2]]
+    accuracy = readout_accuracy(two_runs)
+    assert len(accuracy) == 2 * 12
+    chosen = accuracy[(accuracy.seed == 5) & (accuracy.block == 3) & (accuracy.kind == "block")]
+    assert chosen.accuracy.tolist() == [two_runs[0].metrics["readout_accuracy"]["block3"]]
+
+
+def test_site_names_are_taken_apart() -> None:
+    assert split_site("block3.ff_hidden") == (3, "ff_hidden")
+    assert split_site("block12") == (12, "block")
