@@ -116,6 +116,14 @@ def test_text_is_legible_in_dark_mode(browser: Browser, site: str) -> None:
     with opened(browser, site, "book/02_snp_matrices.html", 1400, scheme="dark") as (page, problems):
         assert page.evaluate("document.documentElement.dataset.theme") == "dark"
         label = page.locator(".widget-label:visible").first
-        color = label.evaluate("e => getComputedStyle(e).color.match(/[0-9.]+/g).slice(0, 3).map(Number)")
-        assert min(color) > 150, f"dark text {color} on a dark page"
+        brightness = "rgb => rgb.match(/[0-9.]+/g).slice(0, 3).reduce((a, b) => a + Number(b), 0) / 3"
+        text, ground = label.evaluate(
+            f"""e => {{
+                const brightness = {brightness};
+                const text = brightness(getComputedStyle(e).color);
+                while (e && /, 0\\)$|transparent/.test(getComputedStyle(e).backgroundColor)) e = e.parentElement;
+                return [text, brightness(getComputedStyle(e).backgroundColor)];
+            }}"""
+        )
+        assert text - ground > 100, f"text of brightness {text:.0f} on a ground of {ground:.0f}"
         assert problems == []

@@ -1,4 +1,4 @@
-"""Sphinx extension: copy the part of MathJax that the book needs next to its pages, so that they load it from no other host."""
+"""Sphinx extension: pages load their scripts from next to themselves, never from another host."""
 
 from importlib import util
 from pathlib import Path
@@ -7,23 +7,45 @@ from typing import Any
 from sphinx.application import Sphinx
 from sphinx.util.fileutil import copy_asset
 
-PARTS = ("tex-mml-chtml.js", "output/chtml/fonts", "input/tex/extensions")
+MATHJAX = ("tex-mml-chtml.js", "output/chtml/fonts", "input/tex/extensions")  # the part of MathJax that the book needs
 
 
 def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
-    """Copy after a build that succeeded; html builders only."""
+    """Copy MathJax into the built pages; after a build that succeeded, html builders only."""
     if error is not None or app.builder.format != "html":
         return
     package = util.find_spec("sphinx-mathjax-offline")
     if package is None or package.origin is None:
         raise RuntimeError("the package sphinx-mathjax-offline is not installed; run `make env`")
     source = Path(package.origin).parent / "static" / "mathjax"
-    for part in PARTS:
+    for part in MATHJAX:
         target = Path(app.outdir) / "_static" / "mathjax" / part
-        target.parent.mkdir(parents=True, exist_ok=True)
         copy_asset(source / part, target if (source / part).is_dir() else target.parent)
 
 
+def copy_widget_fonts(app: Sphinx, error: Exception | None) -> None:
+    """Put the widgets' icon fonts where their script asks for them: below the folder of the page."""
+    if error is None and app.builder.format == "html":
+        fonts = Path(app.srcdir) / "book" / "_static" / "vendor" / "fonts"
+        copy_asset(fonts, Path(app.outdir) / "book" / "@jupyter-widgets" / "html-manager" / "dist")
+
+
+def parsable_signature(
+    app: Sphinx, what: str, name: str, obj: object, options: object, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """``<factory>``, the default of some dataclass fields, is no Python, and Sphinx then prints the whole signature raw."""
+    return signature and signature.replace("<factory>", "..."), returns
+
+
+def drop_thebe(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: object) -> None:
+    """Jupyter Book always adds Thebe: it needs other hosts, and Sphinx 7.4 writes its settings twice, a script error."""
+    scripts = context["script_files"]
+    scripts[:] = [s for s in scripts if "thebe" not in (str(s.filename) + s.attributes.get("body", "")).lower()]
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
+    app.connect("html-page-context", drop_thebe)
+    app.connect("autodoc-process-signature", parsable_signature)
     app.connect("build-finished", copy_mathjax)
+    app.connect("build-finished", copy_widget_fonts)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
