@@ -51,6 +51,7 @@ def browser() -> Iterator[Browser]:
 def opened(browser: Browser, site: str, name: str, width: int, scheme: str = "light") -> Iterator[tuple[Page, list[str]]]:
     """A page after loading, and the list of everything that went wrong while it is open."""
     with contextlib.closing(browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)) as context:  # type: ignore[arg-type]
+        context.set_default_timeout(120_000)  # a busy machine is slow, not wrong
         page = context.new_page()
         problems: list[str] = []
 
@@ -67,7 +68,7 @@ def opened(browser: Browser, site: str, name: str, width: int, scheme: str = "li
         page.on("response", lambda response: problems.append(f"{response.status}: {response.url}") if response.status >= 400 else None)
         page.goto(f"{site}/{name}", wait_until="load")
         if page.locator("script[type='application/vnd.jupyter.widget-view+json']").count():
-            page.wait_for_selector(".jupyter-widgets", timeout=20_000)
+            page.wait_for_selector(".jupyter-widgets")
         page.wait_for_load_state("networkidle")
         yield page, problems
 
@@ -83,7 +84,7 @@ def test_page_is_whole_without_a_network(browser: Browser, site: str, name: str,
         assert not broken
         formulas = page.locator(".math").count()
         if formulas:
-            page.wait_for_selector("mjx-container", state="attached", timeout=20_000)
+            page.wait_for_selector("mjx-container", state="attached")
             page.wait_for_function("document.querySelectorAll('.math mjx-container').length >= document.querySelectorAll('.math').length")
             assert page.locator("mjx-merror").count() == 0
         assert page.locator("h1:visible").count() == 1
