@@ -28,6 +28,7 @@ def explore(run: Run) -> widgets.VBox:
     """
     sites = list(run.sites)
     layout = widgets.Layout(width=f"{_SIDE}px", height=f"{_SIDE}px")
+    plain, style = widgets.Layout(), widgets.HTML().style  # shared: hundreds of widgets need no layout of their own
     site_menu = widgets.Dropdown(options=sites, value=sites[-2], description="site")
     node_menu = widgets.ToggleButtons(options=[*RANKS, "chosen"], value="typical", description="node", style={"button_width": "90px"})
     theta_menu = widgets.SelectionSlider(options=[f"{t:g}" for t in THETAS], value="0.3", description="θ")
@@ -35,7 +36,7 @@ def explore(run: Run) -> widgets.VBox:
     number = widgets.BoundedIntText(value=0, min=0, max=max(run.sites.values()) - 1, description="node no.", layout={"width": "180px"})
 
     def switch(children: list[widgets.Widget], menu: widgets.Widget) -> widgets.Stack:
-        stack = widgets.Stack(children, selected_index=menu.index)
+        stack = widgets.Stack(children, selected_index=menu.index, layout=plain)
         widgets.jslink((menu, "index"), (stack, "selected_index"))
         return stack
 
@@ -58,8 +59,8 @@ def explore(run: Run) -> widgets.VBox:
                 images[site, slot, theta, ordered] = picture
                 pictures.append(picture)
             by_theta.append(switch(pictures, order_menu))
-        captions[site, slot] = widgets.HTML(f"{site}, node {node}")
-        return widgets.VBox([switch(by_theta, theta_menu), captions[site, slot]])
+        captions[site, slot] = widgets.HTML(f"{site}, node {node}", layout=plain, style=style)
+        return widgets.VBox([switch(by_theta, theta_menu), captions[site, slot]], layout=plain)
 
     def site_panel(site: str) -> widgets.Stack:
         nodes = examples(site)

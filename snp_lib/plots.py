@@ -52,8 +52,8 @@ def along_blocks(table: pd.DataFrame, statistics: dict[str, str], *, kinds: Sequ
         for kind in kinds:
             if control is None:
                 break
-            style = "s:" if kind == kinds[0] else "^:"
-            _band(axis, control[control.kind == kind], "block", column, CONTROL, f"control: outputs shuffled, {kind}", style)
+            name = "control: outputs shuffled" if kind == kinds[0] else "_"  # one entry in the legend
+            _band(axis, control[control.kind == kind], "block", column, CONTROL, name, "s:")
         axis.set(xlabel="encoder", ylabel=label, xticks=sorted(table.block.unique()))
         axis.set_ylim(bottom=0)
     _legend(figure, axes[0], columns=1)
@@ -80,7 +80,7 @@ def histograms(values: dict[str, dict[str, np.ndarray]], *, colors: dict[str, st
     figure, axes = _panels(len(values))
     for axis, (quantity, groups) in zip(axes, values.items(), strict=True):
         top = max(int(v.max(initial=0)) for v in groups.values())
-        width = max(1, -(-(top + 1) // 25))
+        width = max(1, -(-(top + 1) // 60))
         bins = np.arange(-0.5, top + width + 0.5, width).tolist()
         for group, v in groups.items():
             look = {"stat": "percent", "element": "step", "fill": False, "color": colors[group], "label": group}

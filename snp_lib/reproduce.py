@@ -109,10 +109,13 @@ def table(numbers: Sequence[Reported]) -> str:
 
 
 def tidy(notebook: dict[str, Any]) -> str:
-    """An executed notebook as committed: without what papermill adds and without times, so that diffs show results."""
+    """An executed notebook as committed: without what papermill adds, without times, widgets without their defaults."""
     notebook["metadata"].pop("papermill", None)
     notebook["cells"] = [c for c in notebook["cells"] if "injected-parameters" not in c["metadata"].get("tags", [])]
     for cell in notebook["cells"]:
         for key in ("papermill", "execution"):
             cell["metadata"].pop(key, None)
+    for widgets in notebook["metadata"].get("widgets", {}).values():
+        for model in widgets["state"].values():
+            model["state"] = {key: value for key, value in model["state"].items() if value is not None}
     return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
