@@ -228,7 +228,8 @@ def _make(experiment: Experiment, device: torch.device, data_root: str | Path | 
     )
     normalize = Normalize(dataset.train.images.to(device))
     measured = {
-        name: measure(model, readouts, dataset.split(name), normalize, num_classes=dataset.num_classes) for name in ("train", "test")
+        name: measure(model, readouts, dataset.split(name), normalize, num_classes=dataset.num_classes, progress=progress)
+        for name in ("train", "test")
     }
     arrays = {"logits": measured["test"].logits.half().numpy(), "labels": dataset.test.labels.numpy().astype(np.uint8)}
     tensors = {f"model.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}

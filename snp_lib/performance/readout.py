@@ -169,6 +169,7 @@ def measure(
     *,
     num_classes: int,
     batch_size: int = 128,
+    progress: bool = False,
 ) -> Measurement:
     """Class means, readout accuracy and logits at every site, in one forward pass over the split.
 
@@ -183,7 +184,9 @@ def measure(
     sums: dict[str, Float64[Tensor, "k f"]] = {}
     hits = {site: torch.zeros((), dtype=torch.long, device=device) for site in readouts}
     logits = []
-    for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True):
+    batches = zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True)
+    steps = -(-len(split) // batch_size)
+    for images, labels in tqdm(batches, total=steps, desc="class means", unit="step", disable=not progress, leave=False):
         labels = labels.to(device)
         output, features = model(normalize(images.to(device)), sites=list(readouts))
         logits.append(output.float())
