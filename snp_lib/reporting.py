@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from scipy.stats import t as student_t
 
 from snp_lib.experiments import SCALES
 from snp_lib.paths import BOOK, RECORDS
 from snp_lib.store import Run
 
 Verdict = Literal["reproduced", "partly", "not reproduced"]
-
-# two-sided 95 % quantiles of Student's t for n − 1 = 1 … 9 degrees of freedom; the last serves all above, too wide rather than too narrow
-_T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 class ReportError(AssertionError):
@@ -75,7 +73,7 @@ def half_width(values: Sequence[float]) -> float:
     n = len(values)
     if n < 2:
         return math.inf
-    return _T95[min(n - 2, len(_T95) - 1)] * statistics.stdev(values) / math.sqrt(n)
+    return float(student_t.ppf(0.975, n - 1)) * statistics.stdev(values) / math.sqrt(n)
 
 
 def load_claims(path: Path | None = None) -> dict[str, Claim]:

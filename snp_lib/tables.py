@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from snp_lib.performance import THETA, Summary, summarize
+from snp_lib.reporting import scoreboard
 from snp_lib.store import Run, Unit
 
 KINDS = ("mha", "ff_hidden", "ff", "block")  # in the order of the forward pass of an encoder
@@ -89,3 +90,23 @@ def _averages(s: Summary) -> dict[str, float]:
         "external_noise": s.external_noise,
         "snr": s.snr,
     }
+
+
+def claims_table(papers: Sequence[str]) -> pd.DataFrame:
+    """The scoreboard of the papers named, in that order: columns paper, claim, ours, verdict, holds if."""
+    rows = []
+    for row in scoreboard():
+        claim, number = row["claim"], row["reported"]
+        wanted = f"> {claim.above:g}" if claim.above is not None else f"< {claim.below:g}"
+        spread = "" if number is None or number.sd is None else f" ± {number.sd:.2g}"
+        rows.append(
+            {
+                "paper": claim.paper,
+                "claim": claim.statement,
+                "ours": "" if number is None else f"{number.mean:.3g}{spread} (n = {number.n}, {number.scale})",
+                "verdict": "not yet measured" if number is None else number.verdict,
+                "holds if": f"{claim.measure} {wanted}",
+            }
+        )
+    table = pd.DataFrame(rows)
+    return pd.concat([table[table.paper == paper] for paper in papers], ignore_index=True)

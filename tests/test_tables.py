@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from snp_lib import tables
 from snp_lib.performance import binarize, summarize
+from snp_lib.reporting import load_claims
 from snp_lib.store import Run
 from snp_lib.tables import readout_accuracy, shuffle_outputs, site_statistics, split_site, training_history
 
@@ -81,3 +83,10 @@ def test_histories_and_accuracies_in_long_form(two_runs: list[Run]) -> None:
 def test_site_names_are_taken_apart() -> None:
     assert split_site("block3.ff_hidden") == (3, "ff_hidden")
     assert split_site("block12") == (12, "block")
+
+
+def test_the_claims_table_keeps_the_order_asked_for_and_every_claim() -> None:
+    table = tables.claims_table(["D", "A"])
+    assert table.paper.drop_duplicates().tolist() == ["D", "A"]
+    assert len(table) == sum(claim.paper in ("A", "D") for claim in load_claims().values())
+    assert set(table.verdict) <= {"reproduced", "partly", "not reproduced", "not yet measured"}
