@@ -6,8 +6,8 @@ import json
 import math
 import os
 import statistics
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,6 +66,7 @@ class Reported:
     scale: str
     record: str
     verdict: Verdict | None
+    settings: dict[str, float] = field(default_factory=dict)
 
 
 def half_width(values: Sequence[float]) -> float:
@@ -97,7 +98,9 @@ def published(path: Path | None = None) -> dict[str, dict[str, dict[str, Any]]]:
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
-def report(name: str, value: float | Sequence[float], tol: float, *, runs: Sequence[Run]) -> Reported:
+def report(
+    name: str, value: float | Sequence[float], tol: float, *, runs: Sequence[Run], settings: Mapping[str, float] | None = None
+) -> Reported:
     """Print a number, rounded to its tolerance, and check it against the published one of the same scale and seeds.
 
     Within the tolerance the *published* digits are printed, so that a last digit that flips between machines does not
@@ -108,6 +111,8 @@ def report(name: str, value: float | Sequence[float], tol: float, *, runs: Seque
         value: one value per run, or one value for all runs together.
         tol: largest accepted distance from the published mean, in the units of the value.
         runs: the runs behind the number; they give scale, seeds and record.
+        settings: parameters of the measurement that a reader may change, such as θ; a number measured with others is
+            printed but not compared with the published one.
 
     Returns:
         What was reported; with the published fields where those were printed.
@@ -131,6 +136,7 @@ def report(name: str, value: float | Sequence[float], tol: float, *, runs: Seque
         scale=runs[0].experiment.scale,
         record=record_id(runs),
         verdict=claim.verdict(values) if claim else None,
+        settings=dict(settings or {}),
     )
     if not 0 < tol < math.inf:
         raise ValueError(f"{name}: a tolerance must be positive and finite, got {tol}")
@@ -140,7 +146,7 @@ def report(name: str, value: float | Sequence[float], tol: float, *, runs: Seque
     if os.environ.get("SNP_ACCEPT") == "1":
         _accept(ours)
     stored = published().get(ours.scale, {}).get(name)
-    if stored is not None and stored["seeds"] == ours.seeds:
+    if stored is not None and (stored["seeds"], stored.get("settings", {})) == (ours.seeds, ours.settings):
         if abs(ours.mean - stored["mean"]) > tol or ours.verdict != stored["verdict"]:
             raise ReportError(
                 f"{name} is {_format(ours)}, but {_format(Reported(**stored))} was published for the same scale and seeds "

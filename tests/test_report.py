@@ -200,3 +200,12 @@ def test_malformed_claims_are_named(entries: list[Any], message: str, tmp_path: 
 def test_a_book_without_claims_has_none(tmp_path: Path) -> None:
     (tmp_path / "claims.yml").write_text("")
     assert load_claims(tmp_path / "claims.yml") == {}
+
+
+def test_a_number_measured_with_another_setting_is_not_compared(book: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SNP_ACCEPT", "1")
+    report("number", 2.0, 0.1, runs=runs(0), settings={"theta": 0.3})
+    monkeypatch.delenv("SNP_ACCEPT")
+    assert report("number", 5.0, 0.1, runs=runs(0), settings={"theta": 0.4}).mean == 5.0
+    with pytest.raises(ReportError, match="tolerance"):
+        report("number", 5.0, 0.1, runs=runs(0), settings={"theta": 0.3})
