@@ -159,7 +159,7 @@ CATALOGUE: dict[str, Entry] = {
         summary="compact transformer; nodes and heads of every encoder (papers A and B)",
         cost={
             "smoke": "half a minute of one core a seed",
-            "small": "27 minutes of one core a seed, or 40 minutes for three seeds on two cores",
+            "small": "55 minutes of training for three seeds at once on two busy cores, one thread each",
             "paper": "needs a GPU, not yet measured",
         },
         expected={
