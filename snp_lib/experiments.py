@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from snp_lib.performance.readout import ReadoutRecipe
-from snp_lib.training.loop import Recipe
+from snp_lib.training.recipe import Recipe
 
 Scale = Literal["smoke", "small", "paper"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
@@ -32,12 +32,15 @@ class Experiment:
     model_options: dict[str, Any] = field(default_factory=dict)
     recipe: Recipe
     readout: ReadoutRecipe
+    snapshots: tuple[int, ...] | None = None  # finished epochs after which the weights are kept, 0: before training
 
     def __post_init__(self) -> None:
         if self.scale not in SCALES:
             raise ValueError(f"unknown scale {self.scale!r}; there are {', '.join(SCALES)}")
         if not isinstance(self.seed, int) or self.seed < 0:
             raise ValueError(f"seed must be a non-negative integer, got {self.seed!r}")
+        if self.snapshots is not None and not all(0 <= e < self.recipe.epochs for e in self.snapshots):
+            raise ValueError(f"snapshots must lie in [0, {self.recipe.epochs}), got {self.snapshots}")
 
     @property
     def id(self) -> str:
@@ -52,16 +55,20 @@ class Experiment:
     @property
     def training_hash(self) -> str:
         """The same for what the trained weights depend on; the readouts and the name do not matter."""
-        return _digest({k: v for k, v in self.describe().items() if k not in ("name", "scale", "readout")})
+        return _digest({k: v for k, v in self.describe().items() if k not in ("name", "scale", "readout", "snapshots")})
 
     def describe(self) -> dict[str, Any]:
-        """The description as plain JSON values."""
+        """The description as plain JSON values, without the options that are off: a new option changes no old hash."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return plain
+        return _without_none(plain)
 
     def vary(self, name: str, **changes: Any) -> Experiment:
         """The same experiment with some fields changed, under a name of its own."""
         return replace(self, name=name, **changes)
+
+
+def _without_none(value: dict[str, Any]) -> dict[str, Any]:
+    return {k: _without_none(v) if isinstance(v, dict) else v for k, v in value.items() if v is not None}
 
 
 def _digest(description: dict[str, Any]) -> str:
@@ -131,8 +138,9 @@ def cct(scale: Scale, seed: int) -> Experiment:
                 "attention_dropout": 0.0,  # keeps the fused attention of the CPU
                 "stochastic_depth": 0.0,
             },
-            recipe=Recipe(epochs=8, batch_size=128, lr=1e-3, weight_decay=0.03, warmup_epochs=0.5, eval_every=2),
+            recipe=Recipe(epochs=16, batch_size=128, lr=1e-3, weight_decay=0.03, warmup_epochs=0.5, precision="auto", eval_every=4),
             readout=ReadoutRecipe(epochs=3, batch_size=128),
+            snapshots=(0, 1, 2, 4, 8),
         )
     return Experiment(
         name="cct",
@@ -146,7 +154,7 @@ def cct(scale: Scale, seed: int) -> Experiment:
             lr=5e-4,
             weight_decay=0.03,
             warmup_epochs=5,
-            precision="bfloat16",
+            precision="auto",
             eval_every=10,
         ),
         readout=ReadoutRecipe(epochs=20, batch_size=128),

@@ -6,6 +6,7 @@ import datetime
 import functools
 import hashlib
 import json
+import math
 import os
 import platform
 import shutil
@@ -27,12 +28,13 @@ from safetensors.torch import save_file
 import snp_lib
 from snp_lib import data
 from snp_lib.data import Dataset
-from snp_lib.data.augment import Normalize
 from snp_lib.experiments import Experiment
 from snp_lib.models import create_model
 from snp_lib.paths import PROJECT, RECORDS, runs_dir
 from snp_lib.performance import group_units, measure, train_readouts, unit_matrices
 from snp_lib.training import accuracy, train
+from snp_lib.training import checkpoint as checkpoints
+from snp_lib.training.augmentation import make_normalize
 
 FORMAT = "snp-run-1"
 RECORD_LIMIT = 8_000_000  # bytes a record may take
@@ -118,6 +120,7 @@ def run(
     device: str = "auto",
     refresh: bool = False,
     data_root: str | Path | None = None,
+    deadline: float = math.inf,
     progress: bool = True,
 ) -> Run:
     """The finished run of an experiment: from the user's runs, else from the records, else by training now.
@@ -129,9 +132,11 @@ def run(
         device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``; only used when training.
         refresh: train anew even if a run or record exists; the new run then takes its place in ``runs/``.
         data_root: see :func:`snp_lib.data.load`.
+        deadline: value of ``time.monotonic()`` at which an unfinished training stops, at a checkpoint.
 
     Raises:
         StoreError: the stored result is damaged or of another definition of the experiment.
+        Stopped: the deadline passed or SIGTERM came; the same call goes on from the checkpoint.
         DataError, TrainingError: from loading the data and from training.
     """
     if not refresh and (found := find(experiment)) is not None:
@@ -139,7 +144,7 @@ def run(
     with _locked(experiment.id, progress):
         if not refresh and (found := find(experiment)) is not None:
             return found  # another process finished it while this one waited
-        return _make(experiment, choose_device(device), data_root, progress)
+        return _make(experiment, choose_device(device), data_root, deadline, progress)
 
 
 def find(experiment: Experiment) -> Run | None:
@@ -194,6 +199,11 @@ def promote(finished: Run) -> Path:
     return target
 
 
+def snapshot_name(epoch: int) -> str:
+    """File of the weights after so many epochs, in the folder of a run."""
+    return f"snapshot-{epoch:03d}.safetensors"
+
+
 def choose_device(name: str = "auto") -> torch.device:
     """``auto``, ``cpu`` or ``cuda`` to a device; raises ValueError for another name or an absent GPU."""
     if name == "auto":
@@ -205,7 +215,7 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def _make(experiment: Experiment, device: torch.device, data_root: str | Path | None, progress: bool) -> Run:
+def _make(experiment: Experiment, device: torch.device, data_root: str | Path | None, deadline: float, progress: bool) -> Run:
     dataset = data.load(experiment.dataset, data_root, size=experiment.dataset_size, progress=progress)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(experiment.seed)
@@ -213,6 +223,11 @@ def _make(experiment: Experiment, device: torch.device, data_root: str | Path | 
     folder = runs_dir() / ".partial" / experiment.id
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.safetensors"
+
+    def keep_snapshot(epoch: int) -> None:
+        if epoch in (experiment.snapshots or ()):
+            save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / snapshot_name(epoch))
+
     history = train(
         model,
         dataset,
@@ -221,12 +236,14 @@ def _make(experiment: Experiment, device: torch.device, data_root: str | Path | 
         device=device,
         fingerprint=experiment.training_hash,
         checkpoint=checkpoint,
+        deadline=deadline,
+        after_epoch=keep_snapshot,
         progress=progress,
     )
     readouts = train_readouts(
         model, dataset, list(model.sites), experiment.readout, experiment.recipe, seed=experiment.seed, progress=progress
     )
-    normalize = Normalize(dataset.train.images.to(device))
+    normalize = make_normalize(experiment.recipe, dataset.train.images.to(device))
     measured = {
         name: measure(model, readouts, dataset.split(name), normalize, num_classes=dataset.num_classes, progress=progress)
         for name in ("train", "test")
@@ -245,11 +262,12 @@ def _make(experiment: Experiment, device: torch.device, data_root: str | Path | 
         "readout_accuracy": dict(measured["test"].readout_accuracy),
         "parameters": sum(p.numel() for p in model.parameters()),
     }
-    files = {name: _sha256(folder / name) for name in ("arrays.npz", "weights.safetensors")}
+    snapshots = [snapshot_name(epoch) for epoch in experiment.snapshots or ()]
+    files = {name: _sha256(folder / name) for name in ("arrays.npz", "weights.safetensors", *snapshots)}
     manifest = _manifest(experiment, dataset, device, history, metrics, files)
     manifest |= {"sites": model.sites, "num_heads": model.config.num_heads}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
-    checkpoint.unlink(missing_ok=True)
+    checkpoints.remove(checkpoint)
     target = runs_dir() / experiment.id
     _replace_folder(folder, target)
     return read(target, experiment)

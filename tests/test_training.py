@@ -22,8 +22,10 @@ from snp_lib.data import Dataset, Split
 from snp_lib.models import CCT, create_model
 from snp_lib.training import Recipe, TrainingError, accuracy, checkpoint, train
 from snp_lib.training.checkpoint import CheckpointError
-from snp_lib.training.loop import _adamw, epoch_seed, predict, shuffled_batches
+from snp_lib.training.loop import predict
+from snp_lib.training.optimizers import make_optimizer
 from snp_lib.training.schedules import warmup_cosine
+from snp_lib.training.seeds import epoch_seed, shuffled_batches
 
 RECIPE = Recipe(epochs=4, batch_size=48, lr=2e-3, weight_decay=0.05, warmup_epochs=1, crop_padding=1, eval_every=3)
 TIMES = ("seconds", "images_per_second")
@@ -37,7 +39,8 @@ def network(seed: int = 0) -> CCT:
 
 
 def fit(model: CCT, dataset: Dataset, recipe: Recipe = RECIPE, path: Path | None = None, seed: int = 0) -> list[dict[str, Any]]:
-    return train(model, dataset, recipe, seed=seed, device=torch.device("cpu"), fingerprint="one", checkpoint=path, progress=False)
+    cpu = torch.device("cpu")
+    return train(model, dataset, recipe, seed=seed, device=cpu, fingerprint="one", checkpoint=path, checkpoint_seconds=0, progress=False)
 
 
 def timeless(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -78,17 +81,17 @@ def test_the_last_test_accuracy_is_that_of_the_model_returned(few_digits: Datase
     assert accuracy(torch.eye(4), torch.tensor([0, 1, 2, 0])) == 0.75
 
 
-def test_resuming_at_any_epoch_gives_the_same_bits(
+def test_resuming_at_any_step_gives_the_same_bits(
     uninterrupted: tuple[dict[str, Tensor], list[dict[str, Any]]], few_digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights, history = uninterrupted
-    for stop in (1, 2, 3, 4):
+    for stop in (1, 4, 6, 15, 16):  # of 16 steps, 4 in each epoch
         path = tmp_path / f"stopped-after-{stop}.safetensors"
         save = checkpoint.save
 
         def save_and_stop(*args: Any, stop: int = stop, save: Any = save, **options: Any) -> None:
             save(*args, **options)
-            if len(options["history"]) == stop:
+            if options["state"]["steps"] == stop:
                 raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
@@ -108,14 +111,14 @@ sys.path.insert(0, sys.argv[2])
 import conftest, test_training
 from snp_lib.training import loop
 
-calls, augment = 0, loop.augment
-def augment_and_die(*args):
+calls, step = 0, loop._Training.step
+def step_and_die(*args):
     global calls
     calls += 1
     if calls == 4 * 2 + 3:  # the third step of the third epoch
         os.kill(os.getpid(), signal.SIGKILL)
-    return augment(*args)
-loop.augment = augment_and_die
+    return step(*args)
+loop._Training.step = step_and_die
 test_training.fit(test_training.network(), conftest.first_digits(), path=Path(sys.argv[1]))
 """
 
@@ -127,7 +130,7 @@ def test_a_killed_training_resumes_to_the_same_bits(
     killed = subprocess.run([sys.executable, "-c", KILLED, str(path), str(Path(__file__).parent)], capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     with safe_open(path, framework="pt") as file:
-        assert len(json.loads(file.metadata()["history"])) == 2
+        assert json.loads(file.metadata()["state"])["steps"] == 10
     weights, history = uninterrupted
     resumed = network(seed=99)
     assert timeless(fit(resumed, few_digits, path=path)) == history
@@ -248,7 +251,7 @@ def test_the_schedule_rises_then_falls() -> None:
 
 def test_only_matrices_and_kernels_are_decayed() -> None:
     model = network()
-    decayed, plain = _adamw(model, RECIPE).param_groups
+    decayed, plain = make_optimizer(model, RECIPE).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.05, 0.0)
     assert {names[id(p)] for p in plain["params"]} == {n for n in names.values() if n.endswith("bias") or "norm" in n}

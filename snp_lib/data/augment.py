@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, Float64, Int64, UInt8
 from torch import Tensor
 
 
@@ -45,8 +47,18 @@ class Normalize:
         share = counts.double() / counts.sum(1, keepdim=True)
         mean = share @ levels
         deviation = (share @ levels.square() - mean.square()).sqrt().clamp_min(1e-6)
-        self.mean = mean.float().view(1, -1, 1, 1).to(images.device)
-        self.scale = deviation.reciprocal().float().view(1, -1, 1, 1).to(images.device)
+        self._set(mean, deviation, images.device)
+
+    @classmethod
+    def fixed(cls, mean: Sequence[float], deviation: Sequence[float], device: torch.device) -> Normalize:
+        """With the mean and standard deviation given, one per channel, in grey levels."""
+        normalize = cls.__new__(cls)
+        normalize._set(torch.tensor(mean, dtype=torch.float64), torch.tensor(deviation, dtype=torch.float64), device)
+        return normalize
+
+    def _set(self, mean: Float64[Tensor, " c"], deviation: Float64[Tensor, " c"], device: torch.device) -> None:
+        self.mean = mean.float().view(1, -1, 1, 1).to(device)
+        self.scale = deviation.reciprocal().float().view(1, -1, 1, 1).to(device)
 
     def __call__(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         return (images.float() - self.mean).mul_(self.scale).contiguous(memory_format=torch.channels_last)

@@ -114,8 +114,19 @@ class Attention(nn.Module):
     def forward(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
         n, t, d = x.shape
         q, k, v = self.qkv(x).view(n, t, 3, self.num_heads, d // self.num_heads).permute(2, 0, 3, 1, 4)  # (N, H, T, d/H)
-        heads = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+        heads = attend(q, k, v, dropout=self.dropout if self.training else 0.0)
         return heads.transpose(1, 2).reshape(n, t, d)
+
+
+def attend(
+    q: Float[Tensor, "n h t w"], k: Float[Tensor, "n h t w"], v: Float[Tensor, "n h t w"], *, dropout: float = 0.0
+) -> Float[Tensor, "n h t w"]:
+    """Scaled dot-product attention of every head, softmax(q·kᵀ/√w)·v, with dropout of the attention weights."""
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad:
+        # torch's fused CPU kernel spends more than half of a bfloat16 training step in its backward pass
+        weights = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1)
+        return F.dropout(weights, dropout) @ v
+    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
 
 
 class Encoder(nn.Module):

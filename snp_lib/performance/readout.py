@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from snp_lib.data import Dataset, Split
-from snp_lib.data.augment import Normalize
-from snp_lib.training.loop import Recipe, augment, epoch_seed, shuffled_batches
+from snp_lib.training.augmentation import Augmentation
+from snp_lib.training.loop import uses_bfloat16
+from snp_lib.training.recipe import Recipe
 from snp_lib.training.schedules import warmup_cosine
+from snp_lib.training.seeds import epoch_seed, shuffled_batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +110,8 @@ def train_readouts(
 
     Args:
         model: trained network; used in eval mode and left unchanged.
-        augmentation: the recipe whose crop and flip are applied.
+        augmentation: the recipe whose augmentation is applied, without the mixing of images: a class mean needs images of
+            one label; its precision holds for the frozen network, the readouts are trained in float32.
 
     Returns:
         Site name to trained readout, in eval mode on the model's device.
@@ -123,9 +126,10 @@ def train_readouts(
     device = next(model.parameters()).device
     model.eval()
     images, labels = dataset.train.images.to(device), dataset.train.labels.to(device)
-    normalize = Normalize(images)
+    augment = Augmentation(augmentation, images, dataset.num_classes)
+    bfloat16 = uses_bfloat16(augmentation.precision, device)
     with torch.no_grad():
-        _, example = model(normalize(images[:1]), sites=sites)
+        _, example = model(augment.normalize(images[:1]), sites=sites)
     readouts = {}
     for site in sites:
         with torch.random.fork_rng(devices=[]):
@@ -140,9 +144,9 @@ def train_readouts(
         for step, batch in enumerate(shuffled_batches(len(labels), recipe.batch_size, generator)):
             for group in optimizer.param_groups:
                 group["lr"] = warmup_cosine(epoch * steps + step, total=recipe.epochs * steps, warmup=0, peak=recipe.lr, end=0.0)
-            with torch.no_grad():
-                _, features = model(augment(images[batch], augmentation, normalize, generator), sites=sites)
-            losses = [F.cross_entropy(readouts[site](features[site]), labels[batch]) for site in sites]
+            with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                _, features = model(augment(images[batch], generator), sites=sites)
+            losses = [F.cross_entropy(readouts[site](features[site].float()), labels[batch]) for site in sites]
             optimizer.zero_grad(set_to_none=True)
             torch.stack(losses).sum().backward()
             optimizer.step()

@@ -2,61 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from snp_lib.data import Dataset, Split
-from snp_lib.data.augment import Normalize, random_crop, random_flip
+from snp_lib.data.augment import Normalize
 from snp_lib.training import checkpoint as checkpoints
-from snp_lib.training.schedules import warmup_cosine
+from snp_lib.training import team
+from snp_lib.training.augmentation import Augmentation
+from snp_lib.training.optimizers import make_optimizer, set_rate
+from snp_lib.training.recipe import Precision, Recipe
+from snp_lib.training.schedules import learning_rate
+from snp_lib.training.seeds import epoch_seed, shuffled_batches, step_seed
+from snp_lib.training.stopping import Stopped, StopRequests
+
+CHECKPOINT_SECONDS = 60.0
+EXPLODED = 10.0  # times the loss of guessing, ln(labels)
 
 
 class TrainingError(RuntimeError):
-    """The loss is no longer finite. The message names the epoch and the last good checkpoint."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How a network is trained. Learning rates per step of AdamW; ``crop_padding`` in pixels.
-
-    Raises:
-        ValueError: a number out of range.
-    """
-
-    epochs: int
-    batch_size: int
-    lr: float
-    weight_decay: float
-    warmup_epochs: float = 0.0
-    warmup_lr: float = 1e-6
-    min_lr: float = 1e-5
-    label_smoothing: float = 0.1
-    crop_padding: int = 4
-    flip: bool = True
-    precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: autocast, weights stay float32
-    eval_every: int = 1  # epochs between test evaluations; the last epoch is always evaluated
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "eval_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("lr", "weight_decay", "warmup_epochs", "warmup_lr", "min_lr", "crop_padding"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f'precision must be "float32" or "bfloat16", got {self.precision!r}')
+    """The loss is not finite or exploded. The message names the step, its seed and the last good checkpoint."""
 
 
 def train(
@@ -68,130 +44,214 @@ def train(
     device: torch.device,
     fingerprint: str = "",
     checkpoint: Path | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    deadline: float = math.inf,
+    after_epoch: Callable[[int], None] | None = None,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
     """Train ``model`` in place and return the history, one row per epoch.
 
-    Everything random in epoch e (order, augmentation, dropout) is a function of (seed, e) alone, so a training that
-    was killed and resumed from ``checkpoint`` ends in the same bits on the same CPU and thread count.
+    The order of the images in an epoch is a function of (seed, epoch) alone; augmentation and dropout of a step are one
+    of (seed, step). So a training that was killed and resumed from ``checkpoint`` ends in the same bits on the same CPU
+    and thread count. Started by torchrun, the processes train together (see :mod:`snp_lib.training.team`).
 
     Args:
         fingerprint: identifies the training; a checkpoint with another one is refused.
-        checkpoint: file written after every epoch and resumed from when it exists.
+        checkpoint: file written every ``checkpoint_seconds``, at the end, and before the training stops early;
+            resumed from when it exists.
+        deadline: value of ``time.monotonic()`` at which to stop.
+        after_epoch: called with the number of finished epochs: 0 before the first, then after each one. A resumed
+            training calls it for the epochs still to come.
 
     Returns:
         Rows with ``epoch`` (from 1), ``lr``, ``train_loss``, ``train_accuracy`` (on the augmented images, while
-        training), ``seconds``, ``images_per_second`` and, where evaluated, ``test_accuracy``; accuracies in [0, 1].
+        training; a mixed image counts for its heavier label), ``seconds``, ``images_per_second`` and, where evaluated,
+        ``test_accuracy``; accuracies in [0, 1].
 
     Raises:
-        TrainingError: the loss became NaN or infinite.
+        TrainingError: the loss became NaN or infinite, or exceeded ten times that of guessing.
+        Stopped: SIGTERM came or the deadline passed; the checkpoint holds everything up to the last step (up to the
+            last epoch for several processes).
         CheckpointError: ``checkpoint`` is damaged or of another training.
-        ValueError: fewer training images than one batch.
+        ValueError: fewer training images than one batch, or a batch that does not divide among the processes.
     """
     if len(dataset.train) < recipe.batch_size:
         raise ValueError(f"batch_size {recipe.batch_size} exceeds the {len(dataset.train)} training images")
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = _adamw(model, recipe)
-    images, labels = dataset.train.images.to(device), dataset.train.labels.to(device)
-    normalize = Normalize(images)
-    history: list[dict[str, Any]] = []
-    if checkpoint is not None and checkpoint.exists():
-        history = checkpoints.load(checkpoint, model, optimizer, fingerprint=fingerprint)
-    steps = len(labels) // recipe.batch_size
-    bar = tqdm(total=recipe.epochs * steps, initial=len(history) * steps, desc="train", unit="step", disable=not progress, leave=False)
-    for epoch in range(len(history), recipe.epochs):
-        model.train()
-        started = time.perf_counter()
-        loss_sum = torch.zeros((), device=device)
-        hits = torch.zeros((), device=device, dtype=torch.long)
-        lr = 0.0
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(epoch_seed(seed, epoch))
-            generator = torch.Generator(device).manual_seed(epoch_seed(seed, epoch))
-            for step, batch in enumerate(shuffled_batches(len(labels), recipe.batch_size, generator)):
-                lr = warmup_cosine(
-                    epoch * steps + step,
-                    total=recipe.epochs * steps,
-                    warmup=round(recipe.warmup_epochs * steps),
-                    peak=recipe.lr,
-                    start=recipe.warmup_lr,
-                    end=recipe.min_lr,
-                )
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
-                x, y = augment(images[batch], recipe, normalize, generator), labels[batch]
-                with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-                    logits = model(x)
-                    loss = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                loss_sum += loss.detach()
-                hits += (logits.detach().argmax(1) == y).sum()
+    training = _Training(model, dataset, recipe, seed, device, fingerprint, checkpoint)
+    resumed = training.resume()
+    training.after_epoch = after_epoch if team.rank() == 0 else None
+    if not resumed and training.after_epoch is not None:
+        training.after_epoch(0)
+    network = team.wrap(model)
+    bar = tqdm(
+        total=recipe.epochs * training.steps,
+        initial=training.done,
+        desc="train",
+        unit="step",
+        disable=not progress or team.rank() > 0,
+        leave=False,
+    )
+    saved = time.monotonic()
+    devices = [device] if device.type == "cuda" else []
+    with StopRequests() as requests, torch.random.fork_rng(devices=devices), contextlib.closing(bar):
+        while training.epoch < recipe.epochs:
+            model.train()
+            started = time.perf_counter() - training.seconds
+            for batch in training.batches():
+                training.step(network, batch)
+                training.seconds = time.perf_counter() - started
                 bar.update()
-        seconds = time.perf_counter() - started
-        mean_loss = loss_sum.item() / steps
-        if not math.isfinite(mean_loss):
+                whole = training.done % training.steps == 0
+                if whole:
+                    training.finish_epoch(bar)
+                elif team.size() > 1:
+                    continue  # several processes agree once an epoch
+                finished = training.epoch == recipe.epochs
+                stop = any(team.gather(requests.pending or time.monotonic() > deadline))
+                due = team.decide(time.monotonic() - saved > checkpoint_seconds)
+                if finished or stop or due:
+                    training.save()
+                    saved = time.monotonic()
+                if stop and not finished:
+                    raise Stopped(requests.reason, training.epoch, recipe.epochs, checkpoint)
+    model.eval()
+    return training.history
+
+
+class _Training:
+    """Where a training stands, and how it goes one step further."""
+
+    def __init__(
+        self, model: nn.Module, dataset: Dataset, recipe: Recipe, seed: int, device: torch.device, fingerprint: str, path: Path | None
+    ) -> None:
+        model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model, self.dataset, self.recipe, self.seed, self.device = model, dataset, recipe, seed, device
+        self.fingerprint, self.path = fingerprint, path
+        self.optimizer = make_optimizer(model, recipe)
+        self.images, self.labels = dataset.train.images.to(device), dataset.train.labels.to(device)
+        self.augmentation = Augmentation(recipe, self.images, dataset.num_classes)
+        self.bfloat16 = uses_bfloat16(recipe.precision, device)
+        self.steps = len(self.labels) // recipe.batch_size  # of one epoch
+        self.loss_limit = EXPLODED * math.log(max(2, dataset.num_classes))
+        self.history: list[dict[str, Any]] = []
+        self.done = 0  # steps of the whole training
+        self.seconds = 0.0  # spent on the running epoch
+        self.loss_and_hits = torch.zeros(2, dtype=torch.float64, device=device)  # of the running epoch, of this process
+        self.bad_step = torch.full((), -1, device=device)  # stays on the device: looking at it every step would stall a GPU
+        self.after_epoch: Callable[[int], None] | None = None
+
+    @property
+    def epoch(self) -> int:
+        """Finished epochs."""
+        return len(self.history)
+
+    def batches(self) -> list[Int64[Tensor, " b"]]:
+        """What is left of the running epoch."""
+        generator = torch.Generator(self.device).manual_seed(epoch_seed(self.seed, self.epoch))
+        return shuffled_batches(len(self.labels), self.recipe.batch_size, generator)[self.done - self.epoch * self.steps :]
+
+    def step(self, network: nn.Module, batch: Int64[Tensor, " b"]) -> None:
+        """One step of the optimiser; nothing here waits for the device."""
+        seed = step_seed(self.seed, self.done)
+        set_rate(self.optimizer, learning_rate(self.recipe, self.done, self.steps))
+        generator = torch.Generator(self.device).manual_seed(seed)
+        images, targets = self.augmentation.mixed(self.images[batch], self.labels[batch], generator)
+        images, targets = team.share(images), team.share(targets)
+        torch.manual_seed((seed + team.rank()) % 2**63)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+            logits = network(images)
+            # mixing has smoothed the labels already
+            loss = F.cross_entropy(logits, targets, label_smoothing=0.0 if self.recipe.mixes else self.recipe.label_smoothing)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.recipe.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
+        self.optimizer.step()
+        loss, labels = loss.detach(), targets.argmax(1) if self.recipe.mixes else targets
+        self.loss_and_hits += torch.stack([loss.double(), (logits.detach().argmax(1) == labels).sum().double()])
+        self.bad_step = torch.where((self.bad_step < 0) & ~(loss <= self.loss_limit), self.done, self.bad_step)
+        self.done += 1
+
+    def check(self) -> None:
+        """Wait for the device; raise TrainingError if a step since the last check went wrong."""
+        step = max(team.gather(int(self.bad_step)))
+        if step >= 0:
+            written = self.path is not None and checkpoints.exists(self.path)
             raise TrainingError(
-                f"the loss became {mean_loss} in epoch {epoch + 1} (seed {seed}, lr {lr:.3g}). "
-                + (f"Last good checkpoint: {checkpoint}. " if checkpoint is not None and history else "")
+                f"the loss became not finite or exceeded {self.loss_limit:.0f} in epoch {step // self.steps + 1}, "
+                f"step {step % self.steps + 1} of {self.steps} (seed {self.seed}, batch seed {step_seed(self.seed, step)}, "
+                f"lr {learning_rate(self.recipe, step, self.steps):.3g}). "
+                + (f"Last good checkpoint: {self.path}. " if written else "")
                 + "A smaller learning rate or a longer warm-up usually cures it."
             )
+
+    def finish_epoch(self, bar: tqdm[Any]) -> None:
+        """Add the epoch to the history."""
+        self.check()
+        loss, hits = team.total(self.loss_and_hits).tolist()
+        images = self.steps * self.recipe.batch_size
         row: dict[str, Any] = {
-            "epoch": epoch + 1,
-            "lr": lr,
-            "train_loss": mean_loss,
-            "train_accuracy": hits.item() / (steps * recipe.batch_size),
-            "seconds": seconds,
-            "images_per_second": steps * recipe.batch_size / seconds,
+            "epoch": self.epoch + 1,
+            "lr": learning_rate(self.recipe, self.done - 1, self.steps),
+            "train_loss": loss / self.steps / team.size(),
+            "train_accuracy": hits / images,
+            "seconds": self.seconds,
+            "images_per_second": images / self.seconds,
         }
-        if (epoch + 1) % recipe.eval_every == 0 or epoch + 1 == recipe.epochs:
-            row["test_accuracy"] = accuracy(predict(model, dataset.test, normalize), dataset.test.labels)
-        history.append(row)
+        if row["epoch"] % self.recipe.eval_every == 0 or row["epoch"] == self.recipe.epochs:
+            logits = predict(self.model, self.dataset.test, self.augmentation.normalize, bfloat16=self.bfloat16)
+            row["test_accuracy"] = accuracy(logits, self.dataset.test.labels)
+            self.model.train()
+        self.history.append(row)
+        self.loss_and_hits.zero_()
+        self.seconds = 0.0
         bar.set_postfix({k: f"{row[k]:.3f}" for k in ("train_loss", "test_accuracy") if k in row})
-        if checkpoint is not None:
-            checkpoints.save(checkpoint, model, optimizer, fingerprint=fingerprint, history=history)
-    bar.close()
-    model.eval()
-    return history
+        if self.after_epoch is not None:  # before any checkpoint that holds this epoch, so that no resumed training skips it
+            self.after_epoch(self.epoch)
+
+    def resume(self) -> bool:
+        """Go to where the checkpoint stands; False when there is none."""
+        if self.path is None or not checkpoints.exists(self.path):
+            return False
+        state = checkpoints.load(self.path, self.model, self.optimizer, fingerprint=self.fingerprint)
+        self.history, self.done, self.seconds = state["history"], state["steps"], state["seconds"]
+        self.loss_and_hits = torch.tensor(state["loss_and_hits"], dtype=torch.float64, device=self.device)
+        return True
+
+    def save(self) -> None:
+        """Write the checkpoint; a full disk is a warning, since the next attempt may succeed and nothing is lost yet."""
+        self.check()
+        if self.path is None or team.rank() > 0:
+            return
+        state = {"history": self.history, "steps": self.done, "seconds": self.seconds, "loss_and_hits": self.loss_and_hits.tolist()}
+        try:
+            checkpoints.save(self.path, self.model, self.optimizer, fingerprint=self.fingerprint, state=state)
+        except OSError as error:
+            kept = "the one before is whole" if checkpoints.exists(self.path) else "there is none before it"
+            warnings.warn(f"cannot write the checkpoint {self.path} ({error}); {kept}, and the training goes on", stacklevel=2)
 
 
-def epoch_seed(seed: int, epoch: int) -> int:
-    """One 63-bit seed per (seed, epoch): distinct streams for neighbouring seeds and epochs."""
-    return (seed * 1_000_003 + epoch + 1) * 0x9E3779B97F4A7C15 % 2**63
-
-
-def shuffled_batches(total: int, batch_size: int, generator: torch.Generator) -> Iterator[Int64[Tensor, " b"]]:
-    """Indices of one epoch in random order, in full batches; the remainder is left out."""
-    order = torch.randperm(total, generator=generator, device=generator.device)
-    yield from order[: total // batch_size * batch_size].split(batch_size)
-
-
-def augment(images: UInt8[Tensor, "n c h w"], recipe: Recipe, normalize: Normalize, generator: torch.Generator) -> Float[Tensor, "n c h w"]:
-    """Crop, flip and normalise one batch as the recipe says."""
-    if recipe.crop_padding:
-        images = random_crop(images, recipe.crop_padding, generator)
-    if recipe.flip:
-        images = random_flip(images, generator)
-    return normalize(images)
+def uses_bfloat16(precision: Precision, device: torch.device) -> bool:
+    """Whether matrix products run in bfloat16; ``auto``: where the device has matrix units for it."""
+    if precision != "auto":
+        return precision == "bfloat16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    has_tiles: Callable[[], bool] = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    return has_tiles()
 
 
 @torch.no_grad()
-def predict(model: nn.Module, split: Split, normalize: Normalize, *, batch_size: int = 256) -> Float[Tensor, "n classes"]:
+def predict(
+    model: nn.Module, split: Split, normalize: Normalize, *, batch_size: int = 256, bfloat16: bool = False
+) -> Float[Tensor, "n classes"]:
     """Logits of every image of the split, in order, in eval mode, on the CPU."""
     model.eval()
     device = next(model.parameters()).device
-    return torch.cat([model(normalize(images.to(device))) for images in split.images.split(batch_size)]).cpu()
+    with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+        return torch.cat([model(normalize(images.to(device))).float() for images in split.images.split(batch_size)]).cpu()
 
 
 def accuracy(logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"]) -> float:
     """Share of images whose largest logit is the label's, in [0, 1]."""
     return (logits.argmax(1) == labels).double().mean().item()
-
-
-def _adamw(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW; biases and normalisation parameters are not decayed, as in the released CCT recipe."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)

@@ -1,0 +1,44 @@
+"""Stopping a training before its end, at a checkpoint."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class Stopped(RuntimeError):  # noqa: N818 - not an error
+    """The training stopped at a checkpoint before its end: SIGTERM came, or its time was up."""
+
+    def __init__(self, reason: str, epoch: int, epochs: int, checkpoint: Path | None) -> None:
+        kept = f"everything so far is in {checkpoint}; the same command goes on from there" if checkpoint else "no checkpoint was asked for"
+        super().__init__(f"stopped by {reason} after {epoch} of {epochs} epochs; {kept}")
+
+
+class StopRequests:
+    """While entered, SIGTERM is noted in ``pending`` instead of ending the process at once.
+
+    Python delivers signals to the main thread only; entered from another thread nothing is noted.
+    """
+
+    def __init__(self) -> None:
+        self.pending = False
+        self._before: Any = None
+
+    @property
+    def reason(self) -> str:
+        return "SIGTERM" if self.pending else "its time limit"
+
+    def __enter__(self) -> StopRequests:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.pending = True
