@@ -12,7 +12,7 @@ from torch import Tensor
 
 from snp_lib.data.augment import Normalize, crop, flip, random_crop, random_flip
 from snp_lib.training import Recipe
-from snp_lib.training.loop import augment
+from snp_lib.training.augmentation import Augmentation
 
 
 def pictures(n: int = 6, channels: int = 3, size: int = 9, seed: int = 0) -> Tensor:
@@ -91,7 +91,7 @@ def test_the_recipe_says_which_augmentation_is_applied() -> None:
 
     def augmented(**options: int | bool) -> Tensor:
         recipe = Recipe(epochs=1, batch_size=1, lr=0.0, weight_decay=0.0, **options)  # type: ignore[arg-type]
-        return augment(images, recipe, normalize, generator())
+        return Augmentation(recipe, images, 10)(images, generator())
 
     assert torch.equal(augmented(crop_padding=0, flip=False), normalize(images))
     assert torch.equal(augmented(crop_padding=0, flip=True), normalize(random_flip(images, generator())))

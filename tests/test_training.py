@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import signal
-import subprocess
-import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from snp_lib.training.checkpoint import CheckpointError
 from snp_lib.training.loop import predict
 from snp_lib.training.optimizers import make_optimizer
 from snp_lib.training.schedules import warmup_cosine
-from snp_lib.training.seeds import epoch_seed, shuffled_batches
+from snp_lib.training.seeds import epoch_seed, shuffled_batches, step_seed
 
 RECIPE = Recipe(epochs=4, batch_size=48, lr=2e-3, weight_decay=0.05, warmup_epochs=1, crop_padding=1, eval_every=3)
 TIMES = ("seconds", "images_per_second")
@@ -81,65 +79,39 @@ def test_the_last_test_accuracy_is_that_of_the_model_returned(few_digits: Datase
     assert accuracy(torch.eye(4), torch.tensor([0, 1, 2, 0])) == 0.75
 
 
+def stop_after(steps: int, path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train until the checkpoint of a step is written."""
+    save = checkpoint.save
+
+    def save_and_stop(*args: Any, **options: Any) -> None:
+        save(*args, **options)
+        if options["state"]["steps"] == steps:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", save_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            fit(network(), dataset, path=path)
+
+
 def test_resuming_at_any_step_gives_the_same_bits(
     uninterrupted: tuple[dict[str, Tensor], list[dict[str, Any]]], few_digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights, history = uninterrupted
     for stop in (1, 4, 6, 15, 16):  # of 16 steps, 4 in each epoch
         path = tmp_path / f"stopped-after-{stop}.safetensors"
-        save = checkpoint.save
-
-        def save_and_stop(*args: Any, stop: int = stop, save: Any = save, **options: Any) -> None:
-            save(*args, **options)
-            if options["state"]["steps"] == stop:
-                raise KeyboardInterrupt
-
-        with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, "save", save_and_stop)
-            with pytest.raises(KeyboardInterrupt):
-                fit(network(), few_digits, path=path)
+        stop_after(stop, path, few_digits, monkeypatch)
         torch.manual_seed(12345)  # the global generator of the resuming process stands elsewhere
         resumed = network(seed=99)
         assert timeless(fit(resumed, few_digits, path=path)) == history
         assert_same_bits(resumed, weights)
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-import conftest, test_training
-from snp_lib.training import loop
-
-calls, step = 0, loop._Training.step
-def step_and_die(*args):
-    global calls
-    calls += 1
-    if calls == 4 * 2 + 3:  # the third step of the third epoch
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(*args)
-loop._Training.step = step_and_die
-test_training.fit(test_training.network(), conftest.first_digits(), path=Path(sys.argv[1]))
-"""
-
-
-def test_a_killed_training_resumes_to_the_same_bits(
-    uninterrupted: tuple[dict[str, Tensor], list[dict[str, Any]]], few_digits: Dataset, tmp_path: Path
+def test_a_full_disk_loses_nothing(
+    uninterrupted: tuple[dict[str, Tensor], list[dict[str, Any]]], few_digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "checkpoint.safetensors"
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(path), str(Path(__file__).parent)], capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    with safe_open(path, framework="pt") as file:
-        assert json.loads(file.metadata()["state"])["steps"] == 10
-    weights, history = uninterrupted
-    resumed = network(seed=99)
-    assert timeless(fit(resumed, few_digits, path=path)) == history
-    assert_same_bits(resumed, weights)
-
-
-def test_a_crash_while_writing_leaves_the_previous_checkpoint(few_digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "checkpoint.safetensors"
-    fit(network(), few_digits, replace(RECIPE, epochs=1), path)
+    stop_after(6, path, few_digits, monkeypatch)
     before = path.read_bytes()
 
     def disk_full(tensors: object, file: Path, metadata: object) -> None:
@@ -147,67 +119,88 @@ def test_a_crash_while_writing_leaves_the_previous_checkpoint(few_digits: Datase
         raise OSError("no space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", disk_full)
-    with pytest.raises(OSError, match="no space left"):
-        fit(network(), few_digits, replace(RECIPE, epochs=2), path)
+    model = network()
+    with pytest.warns(UserWarning, match=r"cannot write .*no space left on device.*the one before is whole, and the training goes on"):
+        history = fit(model, few_digits, path=path)
     assert path.read_bytes() == before
+    assert {file.name for file in tmp_path.iterdir()} == {path.name, path.name + ".previous"}
+    assert timeless(history) == uninterrupted[1]
+    assert_same_bits(model, uninterrupted[0])
 
 
 @pytest.fixture
-def written(few_digits: Dataset, tmp_path: Path) -> Path:
+def written(few_digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkpoint in the middle of the second epoch, without one before it."""
     path = tmp_path / "checkpoint.safetensors"
-    fit(network(), few_digits, replace(RECIPE, epochs=1), path)
+    stop_after(6, path, few_digits, monkeypatch)
+    checkpoint.previous(path).unlink()
     return path
 
 
-def rewrite(path: Path, *, drop: str | None = None, tensors: dict[str, Tensor] | None = None, **metadata: str) -> None:
+def rewrite(path: Path, *, drop: str = "", signed: bool = True, tensors: dict[str, Tensor] | None = None, **metadata: str) -> None:
+    """Change a checkpoint; ``signed`` gives it the checksum of its new content."""
     with safe_open(path, framework="pt") as file:
-        kept = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open has no iterator
+        kept = {key: file.get_tensor(key) for key in file.keys()} | (tensors or {})  # noqa: SIM118 - safe_open has no iterator
         described = {key: value for key, value in (file.metadata() | metadata).items() if key != drop}
-    save_file(kept | (tensors or {}), path, metadata=described)
+    if signed:
+        described["sha256"] = checkpoint._digest(kept, {k: v for k, v in described.items() if k != "sha256"})
+    save_file(kept, path, metadata=described)
 
 
-def damage(path: Path, how: str) -> None:
-    if how == "truncated":
-        path.write_bytes(path.read_bytes()[:-100])
-    elif how == "no safetensors":
-        path.write_bytes(b"PK\x03\x04 a pickle in a zip, perhaps")
-    elif how == "empty":
-        path.write_bytes(b"")
-    elif how == "foreign":
-        rewrite(path, fingerprint="another")
-    elif how == "format":
-        rewrite(path, format="snp-checkpoint-0")
-    elif how == "tensors":
-        rewrite(path, tensors={"model.classifier.bias": torch.zeros(3)})
-    elif how == "history":
-        rewrite(path, drop="history")
-    else:
-        rewrite(path, tensors={"optimizer.nonsense": torch.zeros(3)})
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-100]), "cannot read"),
+    "no safetensors": (lambda path: path.write_bytes(b"PK\x03\x04 a pickle in a zip, perhaps"), "cannot read"),
+    "empty": (lambda path: path.write_bytes(b""), "cannot read"),
+    "one bit": (lambda path: path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1])), "SHA-256"),
+    "state": (lambda path: rewrite(path, signed=False, state="{}"), "SHA-256"),
+    "no checksum": (lambda path: rewrite(path, drop="sha256", signed=False), "SHA-256"),
+    "foreign": (lambda path: rewrite(path, fingerprint="another"), "belongs to another training"),
+    "other version": (lambda path: rewrite(path, format="snp-checkpoint-1"), "has format 'snp-checkpoint-1'"),
+    "other tensors": (lambda path: rewrite(path, tensors={"model.classifier.bias": torch.zeros(3)}), "not hold the tensors"),
+}
 
 
-@pytest.mark.parametrize("how", ["truncated", "no safetensors", "empty", "foreign", "format", "tensors", "history", "optimizer"])
+@pytest.mark.parametrize("how", DAMAGES)
 def test_other_checkpoints_are_refused_and_the_model_is_as_before(how: str, written: Path, few_digits: Dataset) -> None:
-    damage(written, how)
+    damage, reason = DAMAGES[how]
+    damage(written)
     content, model = written.read_bytes(), network(seed=5)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with pytest.raises(CheckpointError, match=f"{written.name}.*Delete .* to train from the beginning"):
+    with pytest.raises(CheckpointError, match=f"{reason}.*Delete .*{written.name} to train from the beginning"):
         fit(model, few_digits, path=written)
     assert_same_bits(model, before)
     assert written.read_bytes() == content
 
 
-def test_a_loss_that_is_not_finite_names_epoch_and_checkpoint(few_digits: Dataset, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["truncated", "one bit", "gone"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    how: str,
+    uninterrupted: tuple[dict[str, Tensor], list[dict[str, Any]]],
+    few_digits: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    stop_after(6, path, few_digits, monkeypatch)
+    if how == "gone":  # a crash between the two renamings
+        path.unlink()
+    else:
+        DAMAGES[how][0](path)
+    resumed = network(seed=5)
+    with pytest.warns(UserWarning, match=r"Going on from the one before it, checkpoint.safetensors.previous"):
+        history = fit(resumed, few_digits, path=path)
+    assert timeless(history) == uninterrupted[1]
+    assert_same_bits(resumed, uninterrupted[0])
+
+
+def test_a_loss_that_explodes_names_step_seed_and_checkpoint(few_digits: Dataset, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
     wild = replace(RECIPE, lr=1e30, warmup_epochs=0)
-    with pytest.raises(TrainingError, match=r"loss became (nan|inf) in epoch 1 \(seed 3") as error:
+    with pytest.raises(TrainingError, match=rf"in epoch 1, step 2 of 4 \(seed 3, batch seed {step_seed(3, 1)}, lr 9.9") as error:
         fit(network(), few_digits, wild, path, seed=3)
-    assert "checkpoint" not in str(error.value)
-    assert not path.exists()
-    fit(network(), few_digits, replace(RECIPE, epochs=1), path)
-    good = path.read_bytes()
-    with pytest.raises(TrainingError, match=rf"epoch 2 .*Last good checkpoint: .*{path.name}"):
-        fit(network(), few_digits, wild, path)
-    assert path.read_bytes() == good
+    assert "Last good" in str(error.value)  # the first step was taken with a good loss
+    with safe_open(path, framework="pt") as file:
+        assert json.loads(file.metadata()["state"])["steps"] == 1
 
 
 def test_training_leaves_the_global_generator_alone(few_digits: Dataset) -> None:
