@@ -47,12 +47,12 @@ class Experiment:
     @property
     def hash(self) -> str:
         """First 12 hex digits of the SHA-256 of the whole description."""
-        return _digest(self.describe())
+        return digest(self.describe())
 
     @property
     def training_hash(self) -> str:
         """The same for what the trained weights depend on; the readouts and the name do not matter."""
-        return _digest({k: v for k, v in self.describe().items() if k not in ("name", "scale", "readout")})
+        return digest({k: v for k, v in self.describe().items() if k not in ("name", "scale", "readout")})
 
     def describe(self) -> dict[str, Any]:
         """The description as plain JSON values."""
@@ -64,7 +64,8 @@ class Experiment:
         return replace(self, name=name, **changes)
 
 
-def _digest(description: dict[str, Any]) -> str:
+def digest(description: dict[str, Any]) -> str:
+    """First 12 hex digits of the SHA-256 of a description."""
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:12]
 
 
