@@ -6,7 +6,7 @@ import argparse
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
@@ -14,7 +14,7 @@ from typing import NoReturn
 import torch
 
 import snp_lib
-from snp_lib import data, experiments, reproduce, store
+from snp_lib import data, experiments, reproduce, store, transport
 from snp_lib.paths import RECORDS, data_dir, runs_dir
 from snp_lib.performance import THETA, summarize
 from snp_lib.reporting import ReportError
@@ -73,6 +73,15 @@ def _parser() -> _Parser:
         if name == "measure":
             sub.add_argument("--theta", type=_theta, default=THETA, help=f"threshold in [0, 1) (default {THETA})")
             sub.add_argument("--unit", choices=("node", "head"), default="node", help="nodes of every site, or heads of the mha sites")
+        if name == "record":
+            sub.add_argument("--to", type=Path, metavar="DIR", help="write one file a run to DIR, for `snp import`; promote nothing")
+            sub.add_argument("--weights", action="store_true", help="with --to: the trained weights too")
+    sub = add("import", _import, "check transport files and put their runs in place")
+    sub.add_argument("files", nargs="+", type=Path, metavar="FILE", help="made by `snp record EXPERIMENT --to DIR`")
+    sub.add_argument("--to", choices=("runs", "records"), default="runs", help="your own runs or the committed records (default: runs)")
+    sub.add_argument("--replace", action="store_true", help="replace another run of the same id")
+    sub = add("verify", _verify, "check every byte of transport files, runs and records; write nothing")
+    sub.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="file or folder (default: all records and runs)")
     sub = add("data", _data, "load a data set, downloading it if needed, and print what it holds")
     sub.add_argument("name", choices=data.DATASETS, metavar="NAME", help=f"one of {', '.join(data.DATASETS)}")
     sub.add_argument("--root", type=Path, help="folder (default: SNP_DATA_DIR, else data/cache/)")
@@ -169,11 +178,43 @@ def _measure(options: argparse.Namespace) -> int:
 
 
 def _record(options: argparse.Namespace) -> int:
+    if options.weights and not options.to:
+        raise ValueError("--weights goes with --to DIR; a committed record holds no weights")
     for finished in [_finished(options, seed) for seed in options.seeds]:
-        path = store.promote(finished)
-        size = sum(file.stat().st_size for file in path.iterdir())
-        print(f"{finished.experiment.id}: {path} ({size / 1e6:.1f} MB)")
+        path = transport.pack(finished, options.to, weights=options.weights) if options.to else store.promote(finished)
+        print(f"{finished.experiment.id}: {path} ({_megabytes(path)})")
     return 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    def one(path: Path) -> str:
+        finished = transport.unpack(path, to=options.to, replace=options.replace)
+        return f"{finished.experiment.id}: {finished.path} ({_megabytes(finished.path)})"
+
+    return _each(options.files, one)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    def one(path: Path) -> str:
+        return f"{path.stem}: test accuracy {transport.verify(path)['metrics']['test_accuracy']:.2%}, {_megabytes(path)}, OK"
+
+    return _each(options.paths or store.folders(), one)
+
+
+def _each(paths: Iterable[Path], one: Callable[[Path], str]) -> int:
+    """Print one line a path, the reason where it is refused, and return 1 if any was."""
+    code = 0
+    for path in paths:
+        try:
+            print(one(path))
+        except store.StoreError as error:
+            print(f"{path.stem}: {error}")
+            code = 1
+    return code
+
+
+def _megabytes(path: Path) -> str:
+    return f"{sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path])) / 1e6:.1f} MB"
 
 
 def _data(options: argparse.Namespace) -> int:

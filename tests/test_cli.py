@@ -9,21 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import shortened
 
 from snp_lib import cli, experiments, store
 from snp_lib.performance import summarize
 from snp_lib.store import Run
-
-
-@pytest.fixture
-def catalogue(own_folders: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The catalogue has one more entry, which trains in seconds."""
-    entry = experiments.Entry(
-        build=lambda scale, seed: shortened(seed=seed), summary="for tests", cost={"smoke": "seconds"}, expected={"smoke": "little"}
-    )
-    monkeypatch.setitem(experiments.CATALOGUE, "cct-test", entry)
-    return own_folders
 
 
 @pytest.fixture
