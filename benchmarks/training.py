@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from snp_lib import data, experiments, store
+from snp_lib import data, experiments, making
 from snp_lib.data import Dataset, Split
 from snp_lib.experiments import Experiment
 from snp_lib.models import cct, create_model
@@ -219,7 +219,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="seeds of --accuracy (default: 3)")
     parser.add_argument("--record", metavar="NAME", help="keep the numbers in data/records/benchmarks/NAME.json")
     options = parser.parse_args()
-    device = store.choose_device(options.device)
+    device = making.choose_device(options.device)
     experiment = experiments.get("cct", options.scale, 0)
     whole = data.load(experiment.dataset, size=experiment.dataset_size)
     few = replace(
@@ -227,10 +227,10 @@ def main() -> None:
     )
     result: dict[str, Any] = {
         "command": f"python benchmarks/training.py --scale {options.scale} --device {options.device} --rounds {options.rounds}",
-        "device": store.device_name(device),
+        "device": making.device_name(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "code": store.code_version(),
+        "code": making.code_version(),
         "date": datetime.date.today().isoformat(),
         "model": experiment.model,
         "batch_size": experiment.recipe.batch_size,
@@ -242,7 +242,7 @@ def main() -> None:
     policies: dict[str, Any] = {
         "crop, flip": {},
         "crop, flip, AutoAugment": {"policy": "autoaugment"},
-        "crop, flip, RandAugment": {"policy": "randaugment", "magnitude_std": 0.5},
+        "crop, flip, RandAugment": {"policy": "rand-m9-mstd0.5-inc1"},
     }
     for name, policy in policies.items():
         result[f"augment: {name}"] = timed(augmentation_rows(replace(experiment.recipe, **policy), few.train, device), options.rounds)

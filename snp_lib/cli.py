@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 import platform
+import re
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
@@ -14,11 +17,11 @@ from typing import NoReturn
 import torch
 
 import snp_lib
-from snp_lib import data, experiments, reproduce, store
+from snp_lib import data, experiments, making, recording, reproduce, store, transport
 from snp_lib.paths import RECORDS, data_dir, runs_dir
 from snp_lib.performance import THETA, summarize
 from snp_lib.reporting import ReportError
-from snp_lib.training import TrainingError
+from snp_lib.training import Stopped, TrainingError, team
 from snp_lib.training.checkpoint import CheckpointError
 
 EXPECTED_ERRORS = (
@@ -34,7 +37,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 failed or a check did not hold, 2 wrong usage."""
+    """Run one command and return its exit code: 0 done, 1 failed or a check did not hold, 2 wrong usage, 3 stopped early."""
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
@@ -42,9 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EXPECTED_ERRORS as error:
         print(f"snp: {error}", file=sys.stderr)
         return 1
+    except Stopped as stop:
+        print(f"snp: {stop}", file=sys.stderr)
+        return 3
     except KeyboardInterrupt:
         print("snp: interrupted; a training goes on from its last checkpoint when asked for again", file=sys.stderr)
         return 130
+    finally:
+        team.stop()
 
 
 def _parser() -> _Parser:
@@ -64,15 +72,31 @@ def _parser() -> _Parser:
         ("record", _record, "promote finished runs to the committed records in data/records/"),
     ):
         sub = add(name, function, text)
-        sub.add_argument("experiment", choices=experiments.CATALOGUE, metavar="EXPERIMENT", help="name, see `snp experiments`")
+        optional = {"nargs": "?"} if name == "record" else {}
+        sub.add_argument(
+            "experiment", choices=experiments.CATALOGUE, metavar="EXPERIMENT", help="name, see `snp experiments`", **optional
+        )
         _scale_and_seeds(sub, default="small")
-        if name == "train":
+        if name in ("train", "record"):
             _device(sub)
+        if name == "train":
+            sub.add_argument("--time-limit", type=_duration, default=math.inf, metavar="TIME", help="stop at a checkpoint after 30s, 9m, 2h")
             sub.add_argument("--refresh", action="store_true", help="train anew even if a run or record exists")
             sub.add_argument("--threads", type=_positive, help="CPU threads (default: torch's own choice)")
         if name == "measure":
             sub.add_argument("--theta", type=_theta, default=THETA, help=f"threshold in [0, 1) (default {THETA})")
             sub.add_argument("--unit", choices=("node", "head"), default="node", help="nodes of every site, or heads of the mha sites")
+        if name == "record":
+            sub.add_argument("--to", type=Path, metavar="DIR", help="write one file a run to DIR, for `snp import`; promote nothing")
+            sub.add_argument("--weights", action="store_true", help="with --to: the trained weights too")
+            sub.add_argument("--set", choices=experiments.SETS, metavar="NAME", help="in place of EXPERIMENT: make the missing runs of a set")
+            sub.add_argument("--budget", type=_duration, default=math.inf, metavar="TIME", help="with --set: such as 9m; only whole runs are kept")
+    sub = add("import", _import, "check transport files and put their runs in place")
+    sub.add_argument("files", nargs="+", type=Path, metavar="FILE", help="made by `snp record EXPERIMENT --to DIR`")
+    sub.add_argument("--to", choices=("runs", "records"), default="runs", help="your own runs or the committed records (default: runs)")
+    sub.add_argument("--replace", action="store_true", help="replace another run of the same id")
+    sub = add("verify", _verify, "check every byte of transport files, runs and records; write nothing")
+    sub.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="file or folder (default: all records and runs)")
     sub = add("data", _data, "load a data set, downloading it if needed, and print what it holds")
     sub.add_argument("name", choices=data.DATASETS, metavar="NAME", help=f"one of {', '.join(data.DATASETS)}")
     sub.add_argument("--root", type=Path, help="folder (default: SNP_DATA_DIR, else data/cache/)")
@@ -106,6 +130,13 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _duration(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    if match is None or not float(match[1]):
+        raise argparse.ArgumentTypeError(f"expected a time such as 30s, 9m or 2h, got {text!r}")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
 def _theta(text: str) -> float:
     try:
         value = float(text)
@@ -134,8 +165,12 @@ def _experiments(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
+    deadline = time.monotonic() + options.time_limit
     for seed in options.seeds:
-        finished = store.run(experiments.get(options.experiment, options.scale, seed), device=options.device, refresh=options.refresh)
+        experiment = experiments.get(options.experiment, options.scale, seed)
+        finished = store.run(experiment, device=options.device, refresh=options.refresh, deadline=deadline)
+        if team.rank() > 0:
+            continue
         metrics = finished.metrics
         print(
             f"{finished.experiment.id}: test accuracy {metrics['test_accuracy']:.2%}, {metrics['parameters']:,} parameters, {finished.path}"
@@ -169,11 +204,49 @@ def _measure(options: argparse.Namespace) -> int:
 
 
 def _record(options: argparse.Namespace) -> int:
+    if options.weights and not options.to:
+        raise ValueError("--weights goes with --to DIR; a committed record holds no weights")
+    if (options.set is None) == (options.experiment is None):
+        raise ValueError("name an EXPERIMENT or a --set NAME, not both")
+    if options.set is not None:
+        for finished, path in recording.record_set(options.set, options.scale, budget=options.budget, device=options.device, to=options.to):
+            print(f"{finished.experiment.id}: test accuracy {finished.metrics['test_accuracy']:.2%}, {path} ({_megabytes(path)})", flush=True)
+        return 0
     for finished in [_finished(options, seed) for seed in options.seeds]:
-        path = store.promote(finished)
-        size = sum(file.stat().st_size for file in path.iterdir())
-        print(f"{finished.experiment.id}: {path} ({size / 1e6:.1f} MB)")
+        path = transport.pack(finished, options.to, weights=options.weights) if options.to else store.promote(finished)
+        print(f"{finished.experiment.id}: {path} ({_megabytes(path)})")
     return 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    def one(path: Path) -> str:
+        finished = transport.unpack(path, to=options.to, replace=options.replace)
+        return f"{finished.experiment.id}: {finished.path} ({_megabytes(finished.path)})"
+
+    return _each(options.files, one)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    def one(path: Path) -> str:
+        return f"{path.stem}: test accuracy {transport.verify(path)['metrics']['test_accuracy']:.2%}, {_megabytes(path)}, OK"
+
+    return _each(options.paths or store.folders(), one)
+
+
+def _each(paths: Iterable[Path], one: Callable[[Path], str]) -> int:
+    """Print one line a path, the reason where it is refused, and return 1 if any was."""
+    code = 0
+    for path in paths:
+        try:
+            print(one(path))
+        except store.StoreError as error:
+            print(f"{path.stem}: {error}")
+            code = 1
+    return code
+
+
+def _megabytes(path: Path) -> str:
+    return f"{sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path])) / 1e6:.1f} MB"
 
 
 def _data(options: argparse.Namespace) -> int:
@@ -198,14 +271,14 @@ def _reproduce(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    print(f"snp_lib      {store.code_version()}")
+    print(f"snp_lib      {making.code_version()}")
     print(f"python       {platform.python_version()} on {platform.machine()}")
     for package in ("torch", "torchvision", "numpy", "jupyter-book", "papermill", "nbval", "ipywidgets"):
         try:
             print(f"{package:12} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
             print(f"{package:12} not installed")
-    device = store.choose_device()
+    device = making.choose_device()
     print(f"device       {torch.cuda.get_device_name(device) if device.type == 'cuda' else f'CPU, {torch.get_num_threads()} threads'}")
     for name in ("cifar100", "flowers102"):
         folder = {"cifar100": "cifar-100-python", "flowers102": "flowers-102"}[name]

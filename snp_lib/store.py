@@ -2,43 +2,32 @@
 
 from __future__ import annotations
 
-import datetime
+import contextlib
 import functools
-import hashlib
-import json
 import math
 import os
-import platform
 import shutil
-import subprocess
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-import torchvision
-from filelock import FileLock, Timeout
 from jaxtyping import Float, UInt8
-from safetensors.torch import save_file
 
-import snp_lib
-from snp_lib import data
-from snp_lib.data import Dataset
+from snp_lib.contents import SkewError, check_definition, load_arrays, parse_manifest
+from snp_lib.disk import locked, replace_folder, sha256, write_durably
 from snp_lib.experiments import Experiment
-from snp_lib.models import create_model
-from snp_lib.paths import PROJECT, RECORDS, runs_dir
-from snp_lib.performance import group_units, measure, train_readouts, unit_matrices
-from snp_lib.training import accuracy, train
-from snp_lib.training import checkpoint as checkpoints
-from snp_lib.training.augmentation import make_normalize
+from snp_lib.making import choose_device, make
+from snp_lib.paths import RECORDS, runs_dir
+from snp_lib.performance import group_units, unit_matrices
+from snp_lib.training import team
 
-FORMAT = "snp-run-1"
 RECORD_LIMIT = 8_000_000  # bytes a record may take
+RECORD_FILES = ("manifest.json", "arrays.npz")
 Unit = Literal["node", "head"]
+Place = Literal["runs", "records"]
 
 
 class StoreError(RuntimeError):
@@ -79,9 +68,11 @@ class Run:
 
     @functools.cached_property
     def arrays(self) -> dict[str, np.ndarray]:
-        """All arrays of the run, by name."""
-        with np.load(self.path / "arrays.npz", allow_pickle=False) as file:
-            return dict(file)
+        """All arrays of the run, by name; raises StoreError where they are not those that the manifest promises."""
+        try:
+            return load_arrays(self.path / "arrays.npz", self.manifest)
+        except ValueError as error:
+            raise StoreError(f"cannot read the run {self.path}: {error}. {_again(self.path)}") from error
 
     def matrices(
         self, site: str, *, unit: Unit = "node", split: Literal["train", "test"] = "test"
@@ -139,40 +130,65 @@ def run(
         Stopped: the deadline passed or SIGTERM came; the same call goes on from the checkpoint.
         DataError, TrainingError: from loading the data and from training.
     """
-    if not refresh and (found := find(experiment)) is not None:
-        return found
-    with _locked(experiment.id, progress):
-        if not refresh and (found := find(experiment)) is not None:
-            return found  # another process finished it while this one waited
-        return _make(experiment, choose_device(device), data_root, deadline, progress)
+    chosen = team.start(choose_device(device))
+    if team.decide(not refresh and find(experiment) is not None):
+        return _found(experiment)
+    # one process of a team holds the lock for all of them
+    with locked(experiment.id, progress) if team.rank() == 0 else contextlib.nullcontext():
+        if team.decide(not refresh and find(experiment) is not None):
+            return _found(experiment)  # another process finished it while this one waited
+        folder = make(experiment, chosen, data_root=data_root, deadline=deadline, progress=progress)
+        if team.rank() == 0:
+            replace_folder(folder, runs_dir() / experiment.id)
+        team.decide(True)  # nobody reads before it is there
+        return _found(experiment)
+
+
+def root(place: Place) -> Path:
+    """The folder of all runs or of all records."""
+    return runs_dir() if place == "runs" else RECORDS
+
+
+def folders() -> list[Path]:
+    """The folders of all records and runs, whole or not, in the order of their names."""
+    found = {path.parent for place in get_args(Place) for name in RECORD_FILES for path in root(place).glob(f"[!.]*/{name}")}
+    return sorted(found)
 
 
 def find(experiment: Experiment) -> Run | None:
     """The stored run of an experiment, or None; raises StoreError if what is stored does not fit."""
-    for root in (runs_dir(), RECORDS):
-        if (root / experiment.id).is_dir():
-            return read(root / experiment.id, experiment)
+    for path in (root("runs") / experiment.id, root("records") / experiment.id):
+        if path.is_dir():
+            return read(path, experiment)
     return None
 
 
-def read(path: Path, experiment: Experiment) -> Run:
-    """Read a stored run and check that it is whole and of this experiment; raises StoreError otherwise."""
+def _found(experiment: Experiment) -> Run:
+    found = find(experiment)
+    if found is None:
+        raise StoreError(f"the run {experiment.id} vanished while it was being read; ask for it again")
+    return found
+
+
+def read(path: Path, experiment: Experiment | None = None) -> Run:
+    """Read a stored run and check that it is whole and of this experiment (default: as the catalogue has it).
+
+    The arrays are compared with their SHA-256 here and looked into on first use.
+
+    Raises:
+        StoreError: damaged, of another format, or made by another definition of the experiment.
+    """
     try:
-        manifest = json.loads((path / "manifest.json").read_text())
-        if manifest["format"] != FORMAT:
-            raise StoreError(f"{path} has format {manifest['format']!r}; this version reads {FORMAT!r}")
-        changed = _differences(manifest["experiment"], experiment.describe())
-        if changed or manifest["hash"] != experiment.hash:
-            raise StoreError(
-                f"{path} was made by another definition of {experiment.id} (differs in {', '.join(changed) or 'its hash'}). "
-                "Train it again with refresh=True, or give the changed experiment a name of its own with .vary(name, …)."
-            )
+        manifest = parse_manifest((path / "manifest.json").read_bytes())
+        experiment = check_definition(manifest, experiment)
         for name, expected in manifest["files"].items():
             wanted = name == "arrays.npz" or (path / name).exists()  # a record comes without weights
-            if wanted and (found := _sha256(path / name)) != expected:
+            if wanted and (found := sha256(path / name)) != expected:
                 raise StoreError(f"{path / name} is damaged: SHA-256 {found[:12]}…, expected {expected[:12]}…. {_again(path)}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"cannot read the run {path}: {error!r}. {_again(path)}") from error
+    except SkewError as error:
+        raise StoreError(f"{path} {error}") from error
+    except (OSError, ValueError) as error:
+        raise StoreError(f"cannot read the run {path}: {error}. {_again(path)}") from error
     return Run(experiment, path, manifest)
 
 
@@ -182,176 +198,36 @@ def promote(finished: Run) -> Path:
     Raises:
         StoreError: the record would exceed 8 MB.
     """
-    files = ("manifest.json", "arrays.npz")
-    size = sum((finished.path / name).stat().st_size for name in files)
-    if size > RECORD_LIMIT:
-        raise StoreError(f"{finished.experiment.id} takes {size:,} bytes; a record may take {RECORD_LIMIT:,}")
-    target = RECORDS / finished.experiment.id
-    if finished.path != target:
-        partial = RECORDS / f".{target.name}.partial-{os.getpid()}"
+    members = {name: (finished.path / name).read_bytes() for name in RECORD_FILES}
+    check_record_size(finished.experiment.id, members)
+    target = root("records") / finished.experiment.id
+    return target if finished.path == target else put(target, members)
+
+
+def check_record_size(name: str, members: Mapping[str, bytes]) -> None:
+    """Raise StoreError if these files, by name, are more than a record may take."""
+    if (size := sum(map(len, members.values()))) > RECORD_LIMIT:
+        raise StoreError(f"{name} takes {size:,} bytes; a record may take {RECORD_LIMIT:,}. Keep it among your runs.")
+
+
+def put(target: Path, members: Mapping[str, bytes]) -> Path:
+    """Make ``target`` a folder of exactly these files, by name, or leave it as it was.
+
+    Raises:
+        StoreError: the disk is full or refuses; what stood there before still stands.
+    """
+    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    try:
         partial.mkdir(parents=True)
-        try:
-            for name in files:
-                shutil.copyfile(finished.path / name, partial / name)
-            _replace_folder(partial, target)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    return target
-
-
-def snapshot_name(epoch: int) -> str:
-    """File of the weights after so many epochs, in the folder of a run."""
-    return f"snapshot-{epoch:03d}.safetensors"
-
-
-def choose_device(name: str = "auto") -> torch.device:
-    """``auto``, ``cpu`` or ``cuda`` to a device; raises ValueError for another name or an absent GPU."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name not in ("cpu", "cuda"):
-        raise ValueError(f"device must be auto, cpu or cuda, got {name!r}")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("no CUDA device is available to torch; use device cpu or auto")
-    return torch.device(name)
-
-
-def _make(experiment: Experiment, device: torch.device, data_root: str | Path | None, deadline: float, progress: bool) -> Run:
-    dataset = data.load(experiment.dataset, data_root, size=experiment.dataset_size, progress=progress)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(experiment.seed)
-        model = create_model(experiment.model, num_classes=dataset.num_classes, **experiment.model_options)
-    folder = runs_dir() / ".partial" / experiment.id
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / "checkpoint.safetensors"
-
-    def keep_snapshot(epoch: int) -> None:
-        if epoch in (experiment.snapshots or ()):
-            save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / snapshot_name(epoch))
-
-    history = train(
-        model,
-        dataset,
-        experiment.recipe,
-        seed=experiment.seed,
-        device=device,
-        fingerprint=experiment.training_hash,
-        checkpoint=checkpoint,
-        deadline=deadline,
-        after_epoch=keep_snapshot,
-        progress=progress,
-    )
-    readouts = train_readouts(
-        model, dataset, list(model.sites), experiment.readout, experiment.recipe, seed=experiment.seed, progress=progress
-    )
-    normalize = make_normalize(experiment.recipe, dataset.train.images.to(device))
-    measured = {
-        name: measure(model, readouts, dataset.split(name), normalize, num_classes=dataset.num_classes, progress=progress)
-        for name in ("train", "test")
-    }
-    arrays = {"logits": measured["test"].logits.half().numpy(), "labels": dataset.test.labels.numpy().astype(np.uint8)}
-    tensors = {f"model.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
-    for site, readout in readouts.items():
-        arrays[f"weight/{site}"] = readout.linear.weight.detach().half().cpu().numpy()
-        for split, measurement in measured.items():
-            arrays[f"means_{split}/{site}"] = measurement.class_means[site].half().numpy()
-        tensors |= {f"readout.{site}.{name}": tensor.contiguous() for name, tensor in readout.state_dict().items()}
-    np.savez_compressed(folder / "arrays.npz", **arrays)  # type: ignore[arg-type]
-    save_file(tensors, folder / "weights.safetensors")
-    metrics = {
-        "test_accuracy": accuracy(measured["test"].logits, dataset.test.labels),
-        "readout_accuracy": dict(measured["test"].readout_accuracy),
-        "parameters": sum(p.numel() for p in model.parameters()),
-    }
-    snapshots = [snapshot_name(epoch) for epoch in experiment.snapshots or ()]
-    files = {name: _sha256(folder / name) for name in ("arrays.npz", "weights.safetensors", *snapshots)}
-    manifest = _manifest(experiment, dataset, device, history, metrics, files)
-    manifest |= {"sites": model.sites, "num_heads": model.config.num_heads}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
-    checkpoints.remove(checkpoint)
-    target = runs_dir() / experiment.id
-    _replace_folder(folder, target)
-    return read(target, experiment)
-
-
-def _manifest(
-    experiment: Experiment,
-    dataset: Dataset,
-    device: torch.device,
-    history: list[dict[str, Any]],
-    metrics: dict[str, Any],
-    files: dict[str, str],
-) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "experiment": experiment.describe(),
-        "hash": experiment.hash,
-        "training_hash": experiment.training_hash,
-        "code": code_version(),
-        "libraries": {
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-        },
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} CPU cores",
-        "training_seconds": round(sum(row["seconds"] for row in history), 1),
-        "data_checksum": dataset.checksum,
-        "class_names": dataset.class_names,
-        "date": datetime.date.today().isoformat(),
-        "metrics": metrics,
-        "history": history,
-        "files": files,
-    }
-
-
-def code_version() -> str:
-    """The library's version and, in a git checkout, the commit, marked when files differ from it."""
-    git = ["git", "-C", str(PROJECT)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run([*git, "status", "--porcelain", "snp_lib"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return snp_lib.__version__
-    return f"{snp_lib.__version__}+{commit.stdout.strip()}{'.changed' if changed.stdout.strip() else ''}"
-
-
-@contextmanager
-def _locked(run_id: str, progress: bool) -> Iterator[None]:
-    folder = runs_dir() / ".locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f"{run_id}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        if progress:
-            print(f"another process is making {run_id}; waiting for it", flush=True)
-        lock.acquire()
-    try:
-        yield
+        for name, content in members.items():
+            write_durably(partial / name, content)
+        replace_folder(partial, target)
+    except OSError as error:
+        raise StoreError(f"cannot write {target}: {error}. Nothing there has changed; make room or choose another folder.") from error
     finally:
-        lock.release()
-
-
-def _replace_folder(source: Path, target: Path) -> None:
-    old = target.with_name(f".{target.name}.old-{uuid.uuid4().hex[:8]}")
-    if target.exists():
-        target.rename(old)
-    source.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
 
 
 def _again(path: Path) -> str:
     return f"Delete the folder {path} to make the run again."
-
-
-def _differences(stored: Any, wanted: Any, path: str = "") -> list[str]:
-    """Names of the fields in which two descriptions differ, dotted."""
-    if isinstance(stored, dict) and isinstance(wanted, dict):
-        keys = sorted(stored.keys() | wanted.keys())
-        return [d for k in keys for d in _differences(stored.get(k), wanted.get(k), f"{path}.{k}" if path else k)]
-    return [] if stored == wanted else [path]

@@ -85,3 +85,13 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for module in ("store", "reporting", "cli"):
         monkeypatch.setattr(f"snp_lib.{module}.RECORDS", tmp_path / "records")
     return tmp_path
+
+
+@pytest.fixture
+def catalogue(own_folders: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The catalogue has one more entry, which trains in seconds."""
+    entry = experiments.Entry(
+        build=lambda scale, seed: shortened(seed=seed), summary="for tests", cost={"smoke": "seconds"}, expected={"smoke": "little"}
+    )
+    monkeypatch.setitem(experiments.CATALOGUE, "cct-test", entry)
+    return own_folders

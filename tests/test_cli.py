@@ -9,21 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import shortened
 
 from snp_lib import cli, experiments, store
 from snp_lib.performance import summarize
 from snp_lib.store import Run
-
-
-@pytest.fixture
-def catalogue(own_folders: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The catalogue has one more entry, which trains in seconds."""
-    entry = experiments.Entry(
-        build=lambda scale, seed: shortened(seed=seed), summary="for tests", cost={"smoke": "seconds"}, expected={"smoke": "little"}
-    )
-    monkeypatch.setitem(experiments.CATALOGUE, "cct-test", entry)
-    return own_folders
 
 
 @pytest.fixture
@@ -145,7 +134,7 @@ def test_an_interruption_says_that_training_goes_on(
     def interrupt(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(store, "train", interrupt)
+    monkeypatch.setattr(making, "train", interrupt)
     assert cli.main(["train", "cct-test", "--scale", "smoke"]) == 130
     assert "goes on from its last checkpoint" in capsys.readouterr().err
 

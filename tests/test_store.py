@@ -18,7 +18,7 @@ import torch
 from conftest import shortened, unchecked
 from safetensors.torch import load_file
 
-from snp_lib import data, paths, store
+from snp_lib import data, making, paths, store
 from snp_lib.data.augment import Normalize
 from snp_lib.models import create_model
 from snp_lib.performance import binarize, measure
@@ -59,7 +59,7 @@ def test_a_finished_run_holds_what_a_figure_needs(smoke_run: Run) -> None:
 
 
 def test_the_second_call_reads(stored: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "train", no_training)
+    monkeypatch.setattr(making, "train", no_training)
     again = quick()
     assert again.manifest == stored.manifest
     assert all(np.array_equal(again.arrays[name], array) for name, array in stored.arrays.items())
@@ -126,7 +126,7 @@ def test_an_interruption_leaves_no_run_and_the_next_call_resumes(
     resumed = quick()
     assert not list((own_folders / "runs" / ".partial").iterdir())
     assert all(np.array_equal(resumed.arrays[name], array) for name, array in smoke_run.arrays.items())
-    monkeypatch.setattr(store, "train", no_training)
+    monkeypatch.setattr(making, "train", no_training)
     with pytest.raises(AssertionError, match="nothing was to be trained"):
         quick(refresh=True)
     assert quick().record == resumed.record  # a refresh that fails leaves the old run
@@ -135,7 +135,7 @@ def test_an_interruption_leaves_no_run_and_the_next_call_resumes(
 def test_refresh_makes_a_new_run_in_the_place_of_the_old(stored: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     (stored.path / "mark").touch()
     trained = []
-    monkeypatch.setattr(store, "train", lambda model, *args, **options: trained.append(1) or (model.eval() and [{"seconds": 0.0}]))
+    monkeypatch.setattr(making, "train", lambda model, *args, **options: trained.append(1) or (model.eval() and [{"seconds": 0.0}] * 2))
     fresh = quick(refresh=True)
     assert trained == [1]
     assert fresh.path == stored.path
@@ -149,8 +149,8 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import conftest
-from snp_lib import store
-train = store.train
+from snp_lib import making, store
+train = making.train
 def announced(*args, **options):
     print("training", flush=True)
     started, other = Path(sys.argv[2]), Path(sys.argv[3])
@@ -159,7 +159,7 @@ def announced(*args, **options):
         time.sleep(0.05)
     time.sleep(0.5)  # the other process asks while this one trains
     return train(*args, **options)
-store.train = announced
+making.train = announced
 if Path(sys.argv[2]).exists():
     Path(sys.argv[3]).touch()
 print(store.run(conftest.shortened(), device="cpu").record)
@@ -226,7 +226,7 @@ def test_promote_copies_without_weights_and_the_record_is_read(stored: Run, own_
     assert sorted(path.name for path in target.iterdir()) == ["arrays.npz", "manifest.json"]
     assert [path.name for path in target.parent.iterdir()] == [target.name]
     shutil.rmtree(stored.path)
-    monkeypatch.setattr(store, "train", no_training)
+    monkeypatch.setattr(making, "train", no_training)
     record = quick()
     assert record.path == target
     np.testing.assert_array_equal(record.matrices("block1"), matrices)
@@ -253,13 +253,13 @@ def test_manifests_name_no_folder_of_this_machine(smoke_run: Run) -> None:
 
 
 def test_devices_by_name() -> None:
-    assert store.choose_device("cpu") == torch.device("cpu")
-    assert store.choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert making.choose_device("cpu") == torch.device("cpu")
+    assert making.choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     with pytest.raises(ValueError, match="device must be auto, cpu or cuda"):
-        store.choose_device("tpu")
+        making.choose_device("tpu")
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="no CUDA device"):
-        store.choose_device("cuda")
+        making.choose_device("cuda")

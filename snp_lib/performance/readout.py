@@ -8,6 +8,8 @@ flattening (paper C, released code).
 
 from __future__ import annotations
 
+import math
+import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ from snp_lib.training.augmentation import Augmentation
 from snp_lib.training.loop import uses_bfloat16
 from snp_lib.training.recipe import Recipe
 from snp_lib.training.schedules import warmup_cosine
+from snp_lib.training.stopping import Stopped
 from snp_lib.training.seeds import epoch_seed, shuffled_batches
 
 
@@ -102,6 +105,7 @@ def train_readouts(
     augmentation: Recipe,
     *,
     seed: int,
+    deadline: float = math.inf,
     progress: bool = True,
 ) -> dict[str, Readout]:
     """Train one readout per site, all from the same frozen forward pass of each step.
@@ -117,6 +121,7 @@ def train_readouts(
         Site name to trained readout, in eval mode on the model's device.
 
     Raises:
+        Stopped: ``time.monotonic()`` passed the deadline; readouts start again next time.
         ValueError: no site, an unknown site, or fewer training images than one batch.
     """
     if not sites:
@@ -151,6 +156,8 @@ def train_readouts(
             torch.stack(losses).sum().backward()
             optimizer.step()
             bar.update()
+            if time.monotonic() > deadline:
+                raise Stopped("its time limit", "while the readouts were trained", "the trained network is kept")
     bar.close()
     return {site: readout.eval() for site, readout in readouts.items()}
 

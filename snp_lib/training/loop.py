@@ -113,7 +113,8 @@ def train(
                     training.save()
                     saved = time.monotonic()
                 if stop and not finished:
-                    raise Stopped(requests.reason, training.epoch, recipe.epochs, checkpoint)
+                    kept = f"everything so far is in {checkpoint}" if checkpoint is not None else "without a checkpoint nothing is kept"
+                    raise Stopped(requests.reason, f"after {training.epoch} of {recipe.epochs} epochs", kept)
     model.eval()
     return training.history
 

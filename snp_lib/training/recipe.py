@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Precision = Literal["auto", "float32", "bfloat16"]
+Policy = Literal["rand-m9-mstd0.5-inc1", "rand-m9-n2-mstd1.0", "autoaugment"]  # timm's names; AutoAugment's CIFAR policy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,7 @@ class Recipe:
     crop_padding: int = 4  # pixels; 0: none
     resized_crop: float | None = None  # smallest share of the area kept, in place of crop_padding
     flip: bool = True
-    policy: Literal["randaugment", "autoaugment"] | None = None
-    magnitude_std: float | None = None  # of randaugment's magnitude 9
+    policy: Policy | None = None
     mixup: float | None = None  # alpha of the Beta distribution
     cutmix: float | None = None
     erasing: float | None = None  # probability of random erasing
@@ -52,7 +52,7 @@ class Recipe:
         self._require("must be at least 1", lambda x: x >= 1, "epochs", "batch_size", "eval_every", "step_epochs")
         self._require(
             "must not be negative", lambda x: x >= 0, "lr", "weight_decay", "head_lr", "warmup_epochs", "warmup_lr", "min_lr",
-            "cooldown_epochs", "crop_padding", "magnitude_std",
+            "cooldown_epochs", "crop_padding",
         )  # fmt: skip
         self._require("must be positive", lambda x: x > 0, "clip_norm", "step_factor", "mixup", "cutmix")
         self._require("must lie in [0, 1)", lambda x: 0 <= x < 1, "label_smoothing", "momentum")
@@ -60,7 +60,7 @@ class Recipe:
         for name, choices in {
             "optimizer": ("adamw", "sgd"),
             "schedule": ("cosine", "step"),
-            "policy": (None, "randaugment", "autoaugment"),
+            "policy": (None, *get_args(Policy)),
             "normalization": ("standard", "unit"),
             "precision": ("auto", "float32", "bfloat16"),
         }.items():
@@ -68,7 +68,6 @@ class Recipe:
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {getattr(self, name)!r}")
         self._belong("optimizer", "sgd", "momentum")
         self._belong("schedule", "step", "step_epochs", "step_factor")
-        self._belong("policy", "randaugment", "magnitude_std")
         if self.resized_crop is not None and self.crop_padding:
             raise ValueError("resized_crop takes the place of crop_padding: set crop_padding to 0")
         if self.warmup_epochs + (self.cooldown_epochs or 0) > self.epochs:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -12,9 +11,8 @@ from typing import Any
 class Stopped(RuntimeError):  # noqa: N818 - not an error
     """The training stopped at a checkpoint before its end: SIGTERM came, or its time was up."""
 
-    def __init__(self, reason: str, epoch: int, epochs: int, checkpoint: Path | None) -> None:
-        kept = f"everything so far is in {checkpoint}; the same command goes on from there" if checkpoint else "no checkpoint was asked for"
-        super().__init__(f"stopped by {reason} after {epoch} of {epochs} epochs; {kept}")
+    def __init__(self, reason: str, moment: str, kept: str) -> None:
+        super().__init__(f"stopped by {reason} {moment}; {kept}; the same command goes on from there")
 
 
 class StopRequests:

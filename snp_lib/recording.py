@@ -1,0 +1,45 @@
+"""Making a set of records in order of value, within a budget of time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from snp_lib import experiments, store, transport
+from snp_lib.experiments import Scale
+from snp_lib.store import Run, StoreError
+from snp_lib.training import Stopped
+
+
+def record_set(
+    name: str, scale: Scale, *, budget: float, device: str = "auto", to: Path | None = None, progress: bool = True
+) -> Iterator[tuple[Run, Path]]:
+    """Make the runs of a set one after the other, the most valuable first, and keep each as soon as it is whole.
+
+    A run already there is read, one made by an older definition is made again. A run that the budget cuts keeps its
+    checkpoint among the unfinished ones and leaves no record.
+
+    Args:
+        budget: seconds for all.
+        to: folder for one transport file a run; default: the committed records.
+
+    Yields:
+        Each finished run with the path of its record.
+
+    Raises:
+        Stopped: the budget was used up before the last run was finished.
+        ValueError: unknown set.
+    """
+    deadline = time.monotonic() + budget
+    for experiment in experiments.members(name, scale):
+        finished = store.run(experiment, device=device, refresh=_outdated(experiment), deadline=deadline, progress=progress)
+        yield finished, store.promote(finished) if to is None else transport.pack(finished, to)
+
+
+def _outdated(experiment: experiments.Experiment) -> bool:
+    try:
+        store.find(experiment)
+    except StoreError:
+        return True
+    return False
