@@ -112,8 +112,9 @@ def random_erasing(
     found, top, left, h, w = random_boxes(n, height, width, area, ratio, (height - 1, width - 1), generator)
     erased = found & (torch.rand(n, generator=generator, device=images.device) < probability)
     inside = _interval(top, top + h, height).unsqueeze(2) & _interval(left, left + w, width).unsqueeze(1)
-    noise = torch.empty_like(images).normal_(generator=generator)
-    return torch.where(erased.view(n, 1, 1, 1) & inside.unsqueeze(1), noise, images)
+    # drawn contiguous: filling another layout takes ten times as long on the CPU
+    noise = torch.randn(images.shape, generator=generator, device=images.device, dtype=images.dtype)
+    return images.where(~(erased.view(n, 1, 1, 1) & inside.unsqueeze(1)), noise)
 
 
 def _interval(start: Int64[Tensor, " n"], stop: Int64[Tensor, " n"], length: int) -> Bool[Tensor, "n length"]:
