@@ -38,7 +38,10 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 
 def transform(recipe: Recipe, size: int, mean: list[float], deviation: list[float], train: bool) -> Callable[[object], Tensor]:
     """Crop, flip and policy of a recipe (where it trains), then tensor and normalisation; grey levels in [0, 255]."""
-    policies = {"autoaugment": transforms.AutoAugment(transforms.AutoAugmentPolicy.CIFAR10), "rand-m9-mstd0.5-inc1": transforms.RandAugment()}
+    policies = {
+        "autoaugment": transforms.AutoAugment(transforms.AutoAugmentPolicy.CIFAR10),
+        "rand-m9-mstd0.5-inc1": transforms.RandAugment(),
+    }
     steps: list[object] = []
     if train:
         if recipe.crop_padding:

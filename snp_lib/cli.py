@@ -72,15 +72,20 @@ def _parser() -> _Parser:
         ("record", _record, "promote finished runs to the committed records in data/records/"),
     ):
         sub = add(name, function, text)
-        optional = {"nargs": "?"} if name == "record" else {}
         sub.add_argument(
-            "experiment", choices=experiments.CATALOGUE, metavar="EXPERIMENT", help="name, see `snp experiments`", **optional
+            "experiment",
+            nargs="?" if name == "record" else None,
+            choices=experiments.CATALOGUE,
+            metavar="EXPERIMENT",
+            help="name, see `snp experiments`",
         )
         _scale_and_seeds(sub, default="small")
         if name in ("train", "record"):
             _device(sub)
         if name == "train":
-            sub.add_argument("--time-limit", type=_duration, default=math.inf, metavar="TIME", help="stop at a checkpoint after 30s, 9m, 2h")
+            sub.add_argument(
+                "--time-limit", type=_duration, default=math.inf, metavar="TIME", help="stop at a checkpoint after 30s, 9m, 2h"
+            )
             sub.add_argument("--refresh", action="store_true", help="train anew even if a run or record exists")
             sub.add_argument("--threads", type=_positive, help="CPU threads (default: torch's own choice)")
         if name == "measure":
@@ -89,8 +94,12 @@ def _parser() -> _Parser:
         if name == "record":
             sub.add_argument("--to", type=Path, metavar="DIR", help="write one file a run to DIR, for `snp import`; promote nothing")
             sub.add_argument("--weights", action="store_true", help="with --to: the trained weights too")
-            sub.add_argument("--set", choices=experiments.SETS, metavar="NAME", help="in place of EXPERIMENT: make the missing runs of a set")
-            sub.add_argument("--budget", type=_duration, default=math.inf, metavar="TIME", help="with --set: such as 9m; only whole runs are kept")
+            sub.add_argument(
+                "--set", choices=experiments.SETS, metavar="NAME", help="in place of EXPERIMENT: make the missing runs of a set"
+            )
+            sub.add_argument(
+                "--budget", type=_duration, default=math.inf, metavar="TIME", help="with --set: such as 9m; only whole runs are kept"
+            )
     sub = add("import", _import, "check transport files and put their runs in place")
     sub.add_argument("files", nargs="+", type=Path, metavar="FILE", help="made by `snp record EXPERIMENT --to DIR`")
     sub.add_argument("--to", choices=("runs", "records"), default="runs", help="your own runs or the committed records (default: runs)")
@@ -210,7 +219,9 @@ def _record(options: argparse.Namespace) -> int:
         raise ValueError("name an EXPERIMENT or a --set NAME, not both")
     if options.set is not None:
         for finished, path in recording.record_set(options.set, options.scale, budget=options.budget, device=options.device, to=options.to):
-            print(f"{finished.experiment.id}: test accuracy {finished.metrics['test_accuracy']:.2%}, {path} ({_megabytes(path)})", flush=True)
+            print(
+                f"{finished.experiment.id}: test accuracy {finished.metrics['test_accuracy']:.2%}, {path} ({_megabytes(path)})", flush=True
+            )
         return 0
     for finished in [_finished(options, seed) for seed in options.seeds]:
         path = transport.pack(finished, options.to, weights=options.weights) if options.to else store.promote(finished)

@@ -182,8 +182,8 @@ CATALOGUE: dict[str, Entry] = {
     "cct-prenorm": Entry(
         build=cct_prenorm,
         summary="the same with the usual pre-norm residuals, in place of the released code's",
-        cost={scale: "as cct" for scale in SCALES},
-        expected={scale: "not yet measured" for scale in SCALES},
+        cost=dict.fromkeys(SCALES, "as cct"),
+        expected=dict.fromkeys(SCALES, "not yet measured"),
     ),
 }
 

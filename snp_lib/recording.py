@@ -9,7 +9,6 @@ from pathlib import Path
 from snp_lib import experiments, store, transport
 from snp_lib.experiments import Scale
 from snp_lib.store import Run, StoreError
-from snp_lib.training import Stopped
 
 
 def record_set(

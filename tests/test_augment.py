@@ -7,10 +7,11 @@ import torch
 import torchvision.transforms.functional as reference
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import chisquare
+from scipy.stats import chisquare, ks_2samp
 from torch import Tensor
+from torchvision.transforms import RandomResizedCrop
 
-from snp_lib.data.augment import Normalize, crop, flip, random_crop, random_flip
+from snp_lib.data.augment import Normalize, crop, flip, random_boxes, random_crop, random_flip, random_resized_crop, resized_crop
 from snp_lib.training import Recipe
 from snp_lib.training.augmentation import Augmentation
 
@@ -37,7 +38,64 @@ def test_flip_equals_torchvision() -> None:
     assert torch.equal(flip(images, which), torch.stack(expected))
 
 
-@pytest.mark.parametrize("transform", [lambda x, g: random_crop(x, 3, g), random_flip])
+@given(st.integers(0, 10_000), st.integers(1, 3), st.integers(2, 13), st.integers(2, 13))
+def test_resized_crop_equals_torchvision(seed: int, channels: int, height: int, width: int) -> None:
+    n, draws = 6, generator(seed)
+    images = pictures(n, channels, 13, seed)[..., :height, :width]
+    h, w = torch.randint(1, height + 1, (n,), generator=draws), torch.randint(1, width + 1, (n,), generator=draws)
+    top, left = ((torch.rand(n, generator=draws) * (room + 1)).long() for room in (height - h, width - w))
+    boxes = torch.stack([top, left, h, w], 1).tolist()
+    expected = torch.stack([reference.resized_crop(x, *box, [height, width]) for x, box in zip(images, boxes, strict=True)])
+    difference = (resized_crop(images, top, left, h, w).int() - expected.int()).abs()
+    assert difference.max() <= 1  # a level halfway between two, frequent in boxes of few pixels, may round either way
+    whole = (torch.zeros_like(h), torch.zeros_like(h), torch.full_like(h, height), torch.full_like(h, width))
+    assert torch.equal(resized_crop(images, *whole), images)
+
+
+def test_resized_crop_at_the_size_of_cifar_equals_torchvision_but_for_halves() -> None:
+    images = pictures(100, 3, 32)
+    _, *boxes = random_boxes(100, 32, 32, (0.8, 1.0), (3 / 4, 4 / 3), (32, 32), generator())
+    rows = zip(images, torch.stack(boxes, 1).tolist(), strict=True)
+    expected = torch.stack([reference.resized_crop(x, *box, [32, 32]) for x, box in rows])
+    difference = (resized_crop(images, *boxes).int() - expected.int()).abs()
+    assert difference.max() <= 1
+    assert (difference > 0).double().mean() < 0.005
+
+
+def test_resized_boxes_have_torchvisions_distribution() -> None:
+    n, scale, ratio = 4000, (0.3, 1.0), (3 / 4, 4 / 3)
+    found, *ours = random_boxes(n, 20, 28, scale, ratio, (20, 28), generator())
+    assert found.double().mean() > 0.99
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        one = torch.zeros(1, 20, 28)
+        theirs = torch.tensor([RandomResizedCrop.get_params(one, list(scale), list(ratio)) for _ in range(n)])
+    for mine, other in zip(ours, theirs.unbind(1), strict=True):
+        assert (mine >= 0).all()
+        assert ks_2samp(mine[found].numpy(), other.numpy()).pvalue > 0.001
+    assert (ours[0] + ours[2] <= 20).all()
+    assert (ours[1] + ours[3] <= 28).all()
+
+
+@pytest.mark.parametrize("size", [(5, 20), (20, 5), (9, 9)])
+def test_where_no_box_fits_the_largest_in_the_middle_is_taken(size: tuple[int, int]) -> None:
+    images = pictures(3, 3, 20)[..., : size[0], : size[1]]
+    fixed = RandomResizedCrop.get_params(images[0], [1.0, 1.0], [0.9, 0.9])  # a whole image of this shape never fits
+    expected = torch.stack([reference.resized_crop(x, *fixed, list(size)) for x in images])
+    difference = random_resized_crop(images, (1.0, 1.0), (0.9, 0.9), generator()).int() - expected.int()
+    assert difference.abs().max() <= 1
+
+
+@pytest.mark.parametrize(("scale", "ratio"), [((0.0, 1.0), (1.0, 1.0)), ((0.5, 1.2), (1.0, 1.0)), ((0.5, 1.0), (2.0, 1.0))])
+def test_resized_crop_refuses_empty_ranges(scale: tuple[float, float], ratio: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="range"):
+        random_resized_crop(pictures(), scale, ratio, generator())
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [lambda x, g: random_crop(x, 3, g), random_flip, lambda x, g: random_resized_crop(x, (0.5, 1.0), (0.75, 4 / 3), g)],
+)
 def test_the_generator_alone_decides(transform: object) -> None:
     assert callable(transform)
     images, state = pictures(50), torch.get_rng_state()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from snp_lib import cli, experiments, store
+from snp_lib import cli, experiments, making
 from snp_lib.performance import summarize
 from snp_lib.store import Run
 

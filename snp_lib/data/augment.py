@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +27,94 @@ def crop(images: UInt8[Tensor, "n c h w"], padding: int, top: Int64[Tensor, " n"
     batch = torch.arange(n, device=images.device).view(n, 1, 1, 1)
     channels = torch.arange(c, device=images.device).view(1, c, 1, 1)
     return padded[batch, channels, rows, cols]
+
+
+def random_resized_crop(
+    images: UInt8[Tensor, "n c h w"], scale: tuple[float, float], ratio: tuple[float, float], generator: torch.Generator
+) -> UInt8[Tensor, "n c h w"]:
+    """Cut a box of random area and shape from each image and enlarge it to the image's size (Szegedy et al. 2015).
+
+    Args:
+        scale: range of the box's share of the image's area.
+        ratio: range of the box's width over its height; its logarithm is uniform.
+    """
+    height, width = images.shape[-2:]
+    boxes = random_boxes(len(images), height, width, scale, ratio, (height, width), generator)
+    # where none fits: the largest box in the middle whose shape the range allows
+    largest_h = round(width / ratio[0]) if width / height < ratio[0] else height
+    largest_w = round(height * ratio[1]) if width / height > ratio[1] else width
+    middle = ((height - largest_h) // 2, (width - largest_w) // 2, largest_h, largest_w)
+    return resized_crop(images, *(torch.where(boxes.found, drawn, other) for drawn, other in zip(boxes[1:], middle, strict=True)))
+
+
+class Boxes(NamedTuple):
+    """One box per image in whole pixels; meaningless where none was ``found``."""
+
+    found: Bool[Tensor, " n"]
+    top: Int64[Tensor, " n"]
+    left: Int64[Tensor, " n"]
+    height: Int64[Tensor, " n"]
+    width: Int64[Tensor, " n"]
+
+
+def random_boxes(
+    n: int,
+    height: int,
+    width: int,
+    area: tuple[float, float],
+    ratio: tuple[float, float],
+    largest: tuple[int, int],
+    generator: torch.Generator,
+) -> Boxes:
+    """The first of ten boxes drawn per image that fits, as in torchvision's resized crop and timm's random erasing.
+
+    Args:
+        area: range of the box's share of the image, uniform before the sides are rounded.
+        ratio: range of width over height; its logarithm is uniform.
+        largest: height and width beyond which a box does not fit.
+
+    Raises:
+        ValueError: a range that is empty or not positive, or an area above 1.
+    """
+    if not 0 < area[0] <= area[1] <= 1:
+        raise ValueError(f"the share of the area must be a range within (0, 1], got {area}")
+    if not 0 < ratio[0] <= ratio[1]:
+        raise ValueError(f"the ratio must be a range of positive numbers, got {ratio}")
+    # double precision: a uniform number times a side never rounds up to the side
+    uniform = torch.rand(4, 10, n, generator=generator, device=generator.device, dtype=torch.float64)
+    pixels = height * width * (area[0] + (area[1] - area[0]) * uniform[0])
+    shape = (math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * uniform[1]).exp()
+    h, w = (pixels / shape).sqrt().round().long(), (pixels * shape).sqrt().round().long()
+    fits = (h >= 1) & (h <= largest[0]) & (w >= 1) & (w <= largest[1])
+    top, left = (uniform[2] * (height - h + 1)).long(), (uniform[3] * (width - w + 1)).long()
+    first = fits.byte().argmax(0, keepdim=True)
+    return Boxes(fits.any(0), *(values.gather(0, first)[0] for values in (top, left, h, w)))
+
+
+def resized_crop(
+    images: UInt8[Tensor, "n c h w"],
+    top: Int64[Tensor, " n"],
+    left: Int64[Tensor, " n"],
+    height: Int64[Tensor, " n"],
+    width: Int64[Tensor, " n"],
+) -> UInt8[Tensor, "n c h w"]:
+    """Cut each image's own box and resize it to the image's size, bilinear.
+
+    A box lies in its image, so it is only ever enlarged, where an antialias filter is the identity: none is needed.
+    """
+    rows = _sources(images.shape[2], top, height)
+    columns = _sources(images.shape[3], left, width)
+    n, h, w = len(images), images.shape[2], images.shape[3]
+    grid = torch.stack([columns.view(n, 1, w).expand(n, h, w), rows.view(n, h, 1).expand(n, h, w)], -1)
+    return F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False).round().to(torch.uint8)
+
+
+def _sources(side: int, start: Int64[Tensor, " n"], length: Int64[Tensor, " n"]) -> Float[Tensor, "n side"]:
+    """Where each of ``side`` output pixels is read along one axis, −1 to 1 over the image, never outside the box."""
+    start, length = start.unsqueeze(1), length.unsqueeze(1)
+    centres = torch.arange(side, device=start.device) + 0.5
+    place = (centres * (length / side) - 0.5).clamp_min(0).minimum(length - 1) + start
+    return (2 * place + 1) / side - 1
 
 
 def random_flip(images: UInt8[Tensor, "n c h w"], generator: torch.Generator) -> UInt8[Tensor, "n c h w"]:

@@ -25,8 +25,8 @@ from snp_lib.training.augmentation import Augmentation
 from snp_lib.training.loop import uses_bfloat16
 from snp_lib.training.recipe import Recipe
 from snp_lib.training.schedules import warmup_cosine
-from snp_lib.training.stopping import Stopped
 from snp_lib.training.seeds import epoch_seed, shuffled_batches
+from snp_lib.training.stopping import Stopped
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,218 @@
+"""What a recipe says is what the optimiser, the schedule and the augmentation do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from conftest import unchecked
+from test_training import RECIPE, fit, network
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from snp_lib.data import Dataset
+from snp_lib.data.augment import Normalize, random_crop, random_flip, random_resized_crop
+from snp_lib.data.mixing import mix, random_erasing
+from snp_lib.data.policies import AutoAugment, RandAugment
+from snp_lib.training import Recipe, recipes
+from snp_lib.training.augmentation import RATIO, Augmentation
+from snp_lib.training.loop import _Training
+from snp_lib.training.optimizers import make_optimizer, set_rate
+from snp_lib.training.schedules import learning_rate, warmup_cosine
+
+PLAIN = Recipe(epochs=4, batch_size=48, lr=0.1, weight_decay=0.05, crop_padding=0, flip=False, label_smoothing=0.0)
+PUBLISHED = {name: value for name, value in vars(recipes).items() if isinstance(value, Recipe)}
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randint(0, 256, (20, 3, 12, 12), generator=generator(), dtype=torch.uint8)
+
+
+def test_the_augmentation_is_the_functions_the_recipe_names_in_order(images: Tensor) -> None:
+    def augmented(**options: Any) -> Tensor:
+        return Augmentation(replace(PLAIN, **options), images, 10)(images, generator(1))
+
+    normalize, fill = Normalize(images), tuple(float(x.double().mean().round()) for x in images.unbind(1))
+    assert torch.equal(augmented(), normalize(images))
+    assert torch.equal(augmented(normalization="unit"), images.float() / 127.5 - 1)
+    assert torch.equal(augmented(resized_crop=0.8), normalize(random_resized_crop(images, (0.8, 1.0), RATIO, generator(1))))
+    assert torch.equal(augmented(policy="autoaugment"), normalize(AutoAugment()(images, generator(1))))
+    timm = RandAugment(num_ops=2, magnitude=9, magnitude_std=0.5, increasing=True, fill=fill)
+    assert torch.equal(augmented(policy="rand-m9-mstd0.5-inc1"), normalize(timm(images, generator(1))))
+    other = RandAugment(num_ops=2, magnitude=9, magnitude_std=1.0, increasing=False, fill=fill)
+    assert torch.equal(augmented(policy="rand-m9-n2-mstd1.0"), normalize(other(images, generator(1))))
+    assert torch.equal(augmented(erasing=0.9), random_erasing(normalize(images), generator(1), probability=0.9))
+    drawn = generator(1)
+    expected = random_erasing(normalize(AutoAugment()(random_flip(random_crop(images, 2, drawn), drawn), drawn)), drawn, probability=0.5)
+    assert torch.equal(augmented(crop_padding=2, flip=True, policy="autoaugment", erasing=0.5), expected)
+
+
+def test_mixing_comes_last_and_smooths_the_labels(images: Tensor) -> None:
+    labels = torch.arange(20) % 10
+    recipe = replace(PLAIN, mixup=0.8, cutmix=1.0, erasing=0.25, label_smoothing=0.1)
+    augmentation, drawn = Augmentation(recipe, images, 10), generator(1)
+    expected = mix(augmentation(images, drawn), labels, 10, drawn, mixup_alpha=0.8, cutmix_alpha=1.0, smoothing=0.1)
+    for found, wanted in zip(augmentation.mixed(images, labels, generator(1)), expected, strict=True):
+        assert torch.equal(found, wanted)
+    assert augmentation.mixed(images, labels, generator(1))[1].sum(1) == pytest.approx(1.0, abs=1e-6)
+    assert Augmentation(PLAIN, images, 10).mixed(images, labels, generator(1))[1] is labels
+
+
+def test_readouts_see_images_that_are_not_mixed(images: Tensor) -> None:
+    mixing = Augmentation(replace(PLAIN, mixup=0.8), images, 10)
+    assert torch.equal(mixing(images, generator(1)), Augmentation(PLAIN, images, 10)(images, generator(1)))
+
+
+def test_mixed_images_train_with_the_loss_of_their_soft_labels(few_digits: Dataset) -> None:
+    recipe = replace(PLAIN, mixup=1.0, cutmix=1.0, label_smoothing=0.1, lr=0.0, weight_decay=0.0)
+    model = network()
+    training = _Training(model, few_digits, recipe, 0, torch.device("cpu"), "", None)
+    (batch, *_) = training.batches()
+    model.eval()
+    from snp_lib.training.seeds import step_seed
+
+    x, y = training.augmentation.mixed(training.images[batch], training.labels[batch], generator(step_seed(0, 0)))
+    by_hand = -(y * model(x).log_softmax(1)).sum(1).mean()
+    training.step(model, batch)
+    assert training.loss_and_hits[0].item() == pytest.approx(by_hand.item(), abs=1e-6)
+    assert training.loss_and_hits[1].item() == (model(x).argmax(1) == y.argmax(1)).sum()
+
+
+def test_sgd_is_torchs_with_nesterov_momentum_and_a_rate_for_the_head() -> None:
+    recipe = replace(PLAIN, optimizer="sgd", momentum=0.9, head_lr=0.02)
+    models = [network(), network()]
+    ours, others = make_optimizer(models[0], recipe), [p for n, p in models[1].named_parameters() if "classifier" not in n]
+    reference = torch.optim.SGD(
+        [{"params": others}, {"params": models[1].classifier.parameters(), "lr": 0.02}],
+        lr=0.1,
+        momentum=0.9,
+        weight_decay=0.05,
+        nesterov=True,
+    )
+    for _ in range(3):
+        for model, optimizer in zip(models, (ours, reference), strict=True):
+            optimizer.zero_grad()
+            model(torch.ones(2, 1, 8, 8)).square().sum().backward()
+            optimizer.step()
+    for found, wanted in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(found, wanted)
+    set_rate(ours, 0.05)
+    assert sorted(group["lr"] for group in ours.param_groups) == pytest.approx([0.01, 0.05])
+
+
+def test_sgd_trains_and_clips(few_digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    norms: list[float] = []
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def clip_and_look(parameters: Iterator[torch.nn.Parameter], limit: float) -> Tensor:
+        kept = list(parameters)
+        before = clip(kept, limit)
+        norms.append(torch.stack([p.grad.norm() for p in kept if p.grad is not None]).norm().item())
+        return before
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clip_and_look)
+    recipe = replace(PLAIN, optimizer="sgd", momentum=0.9, clip_norm=0.01, schedule="step", step_epochs=2, step_factor=0.5)
+    history = fit(network(), few_digits, recipe)
+    assert [row["lr"] for row in history] == pytest.approx([0.1, 0.1, 0.05, 0.05])
+    assert len(norms) == 16
+    assert max(norms) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_head_of_its_own_rate_needs_a_classifier() -> None:
+    with pytest.raises(ValueError, match="head_lr needs a model whose last linear layer is named classifier"):
+        make_optimizer(torch.nn.Linear(2, 2), replace(PLAIN, head_lr=0.1))
+
+
+def test_the_cool_down_stays_at_the_end() -> None:
+    rates = [warmup_cosine(step, total=120, warmup=10, peak=1.0, end=0.01, cooldown=20) for step in range(120)]
+    assert rates[100:] == pytest.approx([0.01] * 20)
+    assert rates[:100] == [warmup_cosine(step, total=100, warmup=10, peak=1.0, end=0.01) for step in range(100)]
+
+
+def test_the_published_recipes_rise_to_their_rate_and_end_where_they_say() -> None:
+    assert set(PUBLISHED) == {"CCT_300", "CCT_LIGHT_200", "VGG_300", "PARK_KIM_300"}
+    for recipe in PUBLISHED.values():
+        rates = [learning_rate(recipe, step, 4) for step in range(4 * recipe.epochs)]
+        assert max(rates) == pytest.approx(recipe.lr, rel=1e-3)
+    assert learning_rate(recipes.CCT_300, 300 * 4, 4) == pytest.approx(1e-5)
+    assert learning_rate(recipes.CCT_300, 0, 4) == pytest.approx(1e-6)
+    assert learning_rate(recipes.VGG_300, 299 * 4, 4) == pytest.approx(0.028 * 0.6**14)
+    assert learning_rate(recipes.PARK_KIM_300, 305 * 4, 4) == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_the_published_recipes_train(name: str, few_digits: Dataset) -> None:
+    recipe = replace(PUBLISHED[name], epochs=11, cooldown_epochs=None, batch_size=64, precision="float32", eval_every=11)
+    history = fit(network(), few_digits, recipe)
+    assert 0 < history[-1]["train_loss"] < 3
+
+
+class _Looks(TorchDispatchMode):
+    """Counts how often Python asks for a value that the device would have to wait for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(function)
+        if name.startswith(("aten._local_scalar_dense", "aten.nonzero", "aten.is_nonzero", "aten.masked_select", "aten.equal")):
+            self.found.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["CCT_300", "CCT_LIGHT_200", "PARK_KIM_300"])
+def test_no_step_waits_for_the_device(name: str, few_digits: Dataset) -> None:
+    recipe = replace(PUBLISHED[name], batch_size=48, precision="float32", clip_norm=None)
+    model = network().train()
+    training = _Training(model, few_digits, recipe, 0, torch.device("cpu"), "", None)
+    with _Looks() as looks:
+        for batch in training.batches()[:2]:
+            training.step(model, batch)
+    assert looks.found == []
+    with _Looks() as looks:
+        training.check()
+    assert looks.found == ["aten._local_scalar_dense.default"]  # once an epoch
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"optimizer": "sgd"}, "momentum belongs to optimizer='sgd'"),
+        ({"momentum": 0.9}, "momentum belongs to optimizer='sgd'"),
+        ({"schedule": "step", "step_epochs": 3}, "step_factor belongs to schedule='step'"),
+        ({"resized_crop": 0.8, "crop_padding": 4}, "set crop_padding to 0"),
+        ({"resized_crop": 1.5}, r"resized_crop must lie in \(0, 1\]"),
+        ({"erasing": 0.0}, "erasing must lie in"),
+        ({"mixup": 0.0}, "mixup must be positive"),
+        ({"clip_norm": 0.0}, "clip_norm must be positive"),
+        ({"warmup_epochs": 3.0, "cooldown_epochs": 2.0}, "exceed the 4 epochs"),
+        ({"policy": "trivial"}, "policy must be one of None, 'rand-m9-mstd0.5-inc1'"),
+        ({"optimizer": "lamb"}, "optimizer must be one of"),
+        ({"normalization": "none"}, "normalization must be one of"),
+    ],
+)
+def test_options_that_exclude_each_other_are_refused_by_name(wrong: dict[str, Any], reason: str) -> None:
+    with unchecked(), pytest.raises(ValueError, match=reason):
+        replace(PLAIN, **wrong)
+
+
+def test_matrix_units_decide_where_precision_is_auto(monkeypatch: pytest.MonkeyPatch) -> None:
+    from snp_lib.training.loop import uses_bfloat16
+
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
+    assert uses_bfloat16("auto", cpu)
+    assert not uses_bfloat16("float32", cpu)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    assert not uses_bfloat16("auto", cpu)
+    assert uses_bfloat16("bfloat16", cpu)
+    assert RECIPE.precision == "float32"
