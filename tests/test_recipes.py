@@ -19,9 +19,10 @@ from snp_lib.data.mixing import mix, random_erasing
 from snp_lib.data.policies import AutoAugment, RandAugment
 from snp_lib.training import Recipe, recipes
 from snp_lib.training.augmentation import RATIO, Augmentation
-from snp_lib.training.loop import _Training
+from snp_lib.training.loop import _Training, uses_bfloat16
 from snp_lib.training.optimizers import make_optimizer, set_rate
 from snp_lib.training.schedules import learning_rate, warmup_cosine
+from snp_lib.training.seeds import step_seed
 
 PLAIN = Recipe(epochs=4, batch_size=48, lr=0.1, weight_decay=0.05, crop_padding=0, flip=False, label_smoothing=0.0)
 PUBLISHED = {name: value for name, value in vars(recipes).items() if isinstance(value, Recipe)}
@@ -42,7 +43,7 @@ def test_the_augmentation_is_the_functions_the_recipe_names_in_order(images: Ten
 
     normalize, fill = Normalize(images), tuple(float(x.double().mean().round()) for x in images.unbind(1))
     assert torch.equal(augmented(), normalize(images))
-    assert torch.equal(augmented(normalization="unit"), images.float() / 127.5 - 1)
+    torch.testing.assert_close(augmented(normalization="unit"), images.float() / 127.5 - 1)
     assert torch.equal(augmented(resized_crop=0.8), normalize(random_resized_crop(images, (0.8, 1.0), RATIO, generator(1))))
     assert torch.equal(augmented(policy="autoaugment"), normalize(AutoAugment()(images, generator(1))))
     timm = RandAugment(num_ops=2, magnitude=9, magnitude_std=0.5, increasing=True, fill=fill)
@@ -77,8 +78,6 @@ def test_mixed_images_train_with_the_loss_of_their_soft_labels(few_digits: Datas
     training = _Training(model, few_digits, recipe, 0, torch.device("cpu"), "", None)
     (batch, *_) = training.batches()
     model.eval()
-    from snp_lib.training.seeds import step_seed
-
     x, y = training.augmentation.mixed(training.images[batch], training.labels[batch], generator(step_seed(0, 0)))
     by_hand = -(y * model(x).log_softmax(1)).sum(1).mean()
     training.step(model, batch)
@@ -87,12 +86,12 @@ def test_mixed_images_train_with_the_loss_of_their_soft_labels(few_digits: Datas
 
 
 def test_sgd_is_torchs_with_nesterov_momentum_and_a_rate_for_the_head() -> None:
-    recipe = replace(PLAIN, optimizer="sgd", momentum=0.9, head_lr=0.02)
-    models = [network(), network()]
+    recipe = replace(PLAIN, optimizer="sgd", lr=1e-3, momentum=0.9, head_lr=2e-4)  # small: a wild training magnifies rounding
+    models = [network().eval(), network().eval()]
     ours, others = make_optimizer(models[0], recipe), [p for n, p in models[1].named_parameters() if "classifier" not in n]
     reference = torch.optim.SGD(
-        [{"params": others}, {"params": models[1].classifier.parameters(), "lr": 0.02}],
-        lr=0.1,
+        [{"params": others}, {"params": models[1].classifier.parameters(), "lr": 2e-4}],
+        lr=1e-3,
         momentum=0.9,
         weight_decay=0.05,
         nesterov=True,
@@ -104,8 +103,8 @@ def test_sgd_is_torchs_with_nesterov_momentum_and_a_rate_for_the_head() -> None:
             optimizer.step()
     for found, wanted in zip(models[0].parameters(), models[1].parameters(), strict=True):
         torch.testing.assert_close(found, wanted)
-    set_rate(ours, 0.05)
-    assert sorted(group["lr"] for group in ours.param_groups) == pytest.approx([0.01, 0.05])
+    set_rate(ours, 5e-4)
+    assert sorted(group["lr"] for group in ours.param_groups) == pytest.approx([1e-4, 5e-4])
 
 
 def test_sgd_trains_and_clips(few_digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,8 +205,6 @@ def test_options_that_exclude_each_other_are_refused_by_name(wrong: dict[str, An
 
 
 def test_matrix_units_decide_where_precision_is_auto(monkeypatch: pytest.MonkeyPatch) -> None:
-    from snp_lib.training.loop import uses_bfloat16
-
     cpu = torch.device("cpu")
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
     assert uses_bfloat16("auto", cpu)

@@ -28,7 +28,10 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         decay = recipe.weight_decay if recipe.optimizer == "sgd" or p.ndim > 1 else 0.0
         scale = recipe.head_lr / recipe.lr if recipe.head_lr is not None and id(p) in head else 1.0
         groups.setdefault((decay, scale), []).append(p)
-    settings = [{"params": parameters, "weight_decay": decay, "scale": scale} for (decay, scale), parameters in groups.items()]
+    settings = [
+        {"params": parameters, "weight_decay": decay, "scale": scale, "lr": recipe.lr * scale}
+        for (decay, scale), parameters in groups.items()
+    ]
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(settings, lr=recipe.lr, momentum=recipe.momentum or 0.0, nesterov=bool(recipe.momentum), fused=True)
     return torch.optim.AdamW(settings, lr=recipe.lr, fused=True)

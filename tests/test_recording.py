@@ -1,0 +1,102 @@
+"""Sets of records: in order, within a budget, whole or not at all."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import shortened
+
+from snp_lib import cli, experiments, recording, store, transport
+from snp_lib.training import Stopped
+
+
+@pytest.fixture
+def short_set(own_folders: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A set of two seeds of a short experiment, in a catalogue of its own."""
+    entry = experiments.CATALOGUE["cct"]
+    short = {seed: shortened("cct", seed) for seed in range(3)}
+    monkeypatch.setitem(experiments.CATALOGUE, "cct", replace(entry, build=lambda scale, seed: short[seed]))
+    monkeypatch.setitem(experiments.SETS, "cct", (("cct", 1), ("cct", 0)))
+    return own_folders
+
+
+def test_a_set_is_recorded_in_its_order(short_set: Path) -> None:
+    found = list(recording.record_set("cct", "smoke", budget=600, device="cpu", progress=False))
+    assert [finished.experiment.seed for finished, _ in found] == [1, 0]
+    assert [path for _, path in found] == [short_set / "records" / "cct-smoke-s1", short_set / "records" / "cct-smoke-s0"]
+    for _, path in found:
+        transport.verify(path)
+
+
+def test_the_budget_leaves_whole_records_only_and_the_rest_goes_on(short_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, packed = time.monotonic, short_set / "packed"
+    made = recording.record_set("cct", "smoke", budget=1e6, device="cpu", to=packed, progress=False)
+    next(made)
+    monkeypatch.setattr(time, "monotonic", lambda: now() + 2e6)  # the budget is used up after the first run
+    with pytest.raises(Stopped, match="stopped by its time limit after 0 of 2 epochs"):
+        next(made)
+    assert [path.name for path in packed.iterdir()] == ["cct-smoke-s1.snprun"]
+    assert not (short_set / "records").exists()
+    assert (short_set / "runs" / ".partial" / "cct-smoke-s0" / "checkpoint.safetensors").exists()
+    monkeypatch.setattr(time, "monotonic", now)
+    found = list(recording.record_set("cct", "smoke", budget=600, device="cpu", to=packed, progress=False))
+    assert sorted(path.name for _, path in found) == ["cct-smoke-s0.snprun", "cct-smoke-s1.snprun"]
+
+
+def test_a_run_of_an_older_definition_is_made_again(short_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(experiments.SETS, "cct", (("cct", 0),))
+    ((first, _),) = recording.record_set("cct", "smoke", budget=600, device="cpu", progress=False)
+    entry = experiments.CATALOGUE["cct"]
+
+    def changed(scale: experiments.Scale, seed: int) -> experiments.Experiment:
+        return entry.build(scale, seed).vary("cct", readout=experiments.ReadoutRecipe(epochs=1, batch_size=64))
+
+    monkeypatch.setitem(experiments.CATALOGUE, "cct", replace(entry, build=changed))
+    ((second, path),) = recording.record_set("cct", "smoke", budget=600, device="cpu", progress=False)
+    assert second.experiment.hash != first.experiment.hash
+    assert store.read(path).record == second.record
+
+
+def test_the_command_records_a_set_and_says_when_the_budget_ended(
+    short_set: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli.main(["record", "--set", "cct", "--scale", "smoke", "--budget", "0.001s", "--device", "cpu"]) == 3
+    assert "stopped by its time limit" in capsys.readouterr().err
+    assert not (short_set / "records").exists()
+    assert cli.main(["record", "--set", "cct", "--scale", "smoke", "--budget", "2h", "--device", "cpu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["cct-smoke-s1", "cct-smoke-s0"]
+    assert cli.main(["train", "cct", "--scale", "smoke", "--seeds", "2", "--time-limit", "0.001s"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["record"], "name an EXPERIMENT or a --set NAME, not both"),
+        (["record", "cct", "--set", "cct"], "name an EXPERIMENT or a --set NAME, not both"),
+        (["record", "--set", "cct", "--budget", "9"], "expected a time such as 30s, 9m or 2h, got '9'"),
+        (["train", "cct", "--time-limit", "0m"], "expected a time such as 30s, 9m or 2h, got '0m'"),
+    ],
+)
+def test_wrong_usage_is_refused_in_one_line(arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code = cli.main(arguments)
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    assert code in (1, 2)
+    assert reason in capsys.readouterr().err
+
+
+def test_an_unknown_set_is_named() -> None:
+    with pytest.raises(ValueError, match="unknown set 'nothing'; there are cct"):
+        experiments.members("nothing", "smoke")
+
+
+@pytest.mark.parametrize("name", sorted(experiments.SETS))
+def test_every_set_is_in_the_catalogue(name: str) -> None:
+    for scale in experiments.SCALES:
+        ids = [experiment.id for experiment in experiments.members(name, scale)]
+        assert len(set(ids)) == len(ids)
