@@ -8,6 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
+import snp_lib  # noqa: F401 - makes torchvision importable beside a CPU-only torch, so it comes first
+
+# isort: split
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +22,7 @@ from vit_pytorch import cct as public_cct
 from snp_lib.data import Split
 from snp_lib.models import CCTConfig
 from snp_lib.training import Recipe
+from snp_lib.training.schedules import learning_rate
 
 WORKERS = 2
 
@@ -87,13 +91,16 @@ def network(cfg: CCTConfig) -> nn.Module:
 
 
 def epochs(model: nn.Module, batches: DataLoader[tuple[Tensor, Tensor]], recipe: Recipe, device: torch.device) -> Iterator[float]:
-    """Train for ever, one epoch at a time; yields the images a second of each. Cosine over the recipe's epochs, per epoch."""
+    """Train for ever, one epoch at a time, with the recipe's learning rates; yields the images a second of each epoch."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs)
+    step = 0
     while True:
         model.train()
         started, running, images_seen = time.perf_counter(), 0.0, 0
         for images, labels in batches:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(recipe, step, len(batches))
+            step += 1
             x, y = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 loss = F.cross_entropy(model(x), y, label_smoothing=recipe.label_smoothing)
@@ -102,7 +109,6 @@ def epochs(model: nn.Module, batches: DataLoader[tuple[Tensor, Tensor]], recipe:
             optimizer.step()
             running += loss.item()
             images_seen += len(y)
-        schedule.step()
         yield images_seen / (time.perf_counter() - started)
 
 

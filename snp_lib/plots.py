@@ -136,6 +136,19 @@ def _band(axis: Axes, rows: pd.DataFrame, x: str, y: str, color: str | tuple[flo
     axis.fill_between(mean.index, mean - sd, mean + sd, color=color, alpha=0.2, lw=0)
 
 
+def ladder(table: pd.DataFrame) -> Figure:
+    """One bar per way, its ratio to the first; lines from the smallest to the largest ratio of a round."""
+    figure, axis = plt.subplots(figsize=(5.6, 0.45 * len(table) + 1.0), layout="constrained")
+    places = np.arange(len(table))
+    axis.barh(places, table["ratio"], color=[CONTROL, *[COLORS["mha"]] * (len(table) - 1)], height=0.6)
+    axis.hlines(places, table["from"], table["to"], color="black", lw=1.5)
+    axis.set_yticks(places, table["way"])
+    axis.invert_yaxis()
+    axis.axvline(1, color="black", lw=0.8, ls=":")
+    axis.set(xlabel="images a second, relative to the usual loop")
+    return figure
+
+
 def _panels(count: int) -> tuple[Figure, list[Axes]]:
     """At most two panels side by side, so that letters stay legible when the page is 400 pixels wide."""
     columns = 1 if count == 1 else 2

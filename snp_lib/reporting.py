@@ -186,6 +186,18 @@ def scoreboard() -> list[dict[str, Any]]:
     return rows
 
 
+def load_benchmark(name: str) -> dict[str, Any]:
+    """The committed numbers of a benchmark; raises ReportError naming those there are."""
+    path = RECORDS / "benchmarks" / f"{name}.json"
+    if not path.is_file():
+        there = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none"
+        raise ReportError(
+            f"no benchmark {name!r} in {path.parent} (there: {there}); make it with `python benchmarks/training.py --record {name}`"
+        )
+    result: dict[str, Any] = json.loads(path.read_text())
+    return result
+
+
 def _format(number: Reported) -> str:
     digits = max(0, -math.floor(math.log10(number.tol))) if number.tol > 0 else 3
     text = f"{number.mean:.{digits}f}"

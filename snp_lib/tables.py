@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -110,3 +111,21 @@ def claims_table(papers: Sequence[str]) -> pd.DataFrame:
         )
     table = pd.DataFrame(rows)
     return pd.concat([table[table.paper == paper] for paper in papers], ignore_index=True)
+
+
+def benchmark(result: Mapping[str, Any], part: str) -> pd.DataFrame:
+    """One part of a record of ``benchmarks/training.py``: images a second and the ratio to the first row, as medians over rounds.
+
+    Args:
+        result: the record, as :func:`snp_lib.reporting.load_benchmark` reads it.
+        part: ``train``, ``evaluate`` or ``augment: …``.
+
+    Returns:
+        Columns way, images/s, ratio, from and to; the last three are ratios to the first row of the same round.
+    """
+    rows = []
+    for way, row in result[part].items():
+        ratio = row["ratio"]
+        rate = np.median(row["images_per_second"])
+        rows.append({"way": way, "images/s": rate, "ratio": np.median(ratio), "from": min(ratio), "to": max(ratio)})
+    return pd.DataFrame(rows)
