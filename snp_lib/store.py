@@ -15,11 +15,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from safetensors.torch import load_file
 
-from snp_lib.contents import SkewError, check_definition, load_arrays, parse_manifest
+from snp_lib.contents import SkewError, check_definition, load_arrays, parse_manifest, snapshot_name
 from snp_lib.disk import locked, replace_folder, sha256, write_durably
 from snp_lib.experiments import Experiment
-from snp_lib.making import choose_device, make
+from snp_lib.making import choose_device, initial_model, make
+from snp_lib.models import CCT
 from snp_lib.paths import RECORDS, runs_dir
 from snp_lib.performance import group_units, unit_matrices
 from snp_lib.training import team
@@ -73,6 +75,25 @@ class Run:
             return load_arrays(self.path / "arrays.npz", self.manifest)
         except ValueError as error:
             raise StoreError(f"cannot read the run {self.path}: {error}. {_again(self.path)}") from error
+
+    def network(self, epoch: int | None = None) -> CCT:
+        """The trained network, in eval mode on the CPU; with ``epoch``, as it was after so many epochs.
+
+        Raises:
+            StoreError: this run holds no such weights; records come without.
+        """
+        name = "weights.safetensors" if epoch is None else snapshot_name(epoch)
+        try:
+            if sha256(self.path / name) != self.manifest["files"][name]:
+                raise StoreError(f"{self.path / name} is damaged. {_again(self.path)}")
+            tensors = load_file(self.path / name)
+        except (OSError, KeyError) as error:
+            command = f"snp train {self.experiment.name} --scale {self.experiment.scale} --seeds {self.experiment.seed} --refresh"
+            raise StoreError(f"{self.path} holds no {name}: records come without weights. Make them here with `{command}`.") from error
+        model = initial_model(self.experiment, len(self.class_names))
+        prefix = "model." if epoch is None else ""
+        model.load_state_dict({key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)})
+        return model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
 
     def matrices(
         self, site: str, *, unit: Unit = "node", split: Literal["train", "test"] = "test"

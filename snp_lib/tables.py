@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from snp_lib.performance import THETA, Summary, summarize
+from snp_lib.performance import THETA, summarize
 from snp_lib.reporting import scoreboard
 from snp_lib.store import Run, Unit
 
@@ -66,7 +66,7 @@ def site_statistics(
                 matrices = shuffle_outputs(matrices, seed=run.experiment.seed)
             for theta in thetas:
                 place = {"seed": run.experiment.seed, "block": block, "kind": kind, "theta": theta}
-                rows.append(place | _averages(summarize(matrices, theta)))
+                rows.append(place | summarize(matrices, theta).averages())
     return pd.DataFrame(rows)
 
 
@@ -75,22 +75,6 @@ def shuffle_outputs(matrices: np.ndarray, *, seed: int) -> np.ndarray:
     units, _, outputs = matrices.shape
     order = np.random.default_rng(seed).permuted(np.tile(np.arange(outputs), (units, 1)), axis=1)
     return np.take_along_axis(matrices, order[:, None, :], axis=2)
-
-
-def _averages(s: Summary) -> dict[str, float]:
-    return {
-        "labels": s.labels_per_unit(),
-        "labels_clustered": s.labels_per_unit(clustered_only=True),
-        "clusters": s.clusters_per_unit(),
-        "cluster_size": s.cluster_size,
-        "noise": s.noise_per_unit(),
-        "noise_clustered": s.noise_per_unit(clustered_only=True),
-        "unclustered": float((s.clusters_of_unit == 0).mean()),
-        "signal": s.signal,
-        "internal_noise": s.internal_noise,
-        "external_noise": s.external_noise,
-        "snr": s.snr,
-    }
 
 
 def claims_table(papers: Sequence[str]) -> pd.DataFrame:

@@ -163,6 +163,22 @@ class Summary:
             return float("inf") if self.signal else float("nan")
         return self.signal / noise
 
+    def averages(self) -> dict[str, float]:
+        """Every statistic of the site by the name that tables give it."""
+        return {
+            "labels": self.labels_per_unit(),
+            "labels_clustered": self.labels_per_unit(clustered_only=True),
+            "clusters": self.clusters_per_unit(),
+            "cluster_size": self.cluster_size,
+            "noise": self.noise_per_unit(),
+            "noise_clustered": self.noise_per_unit(clustered_only=True),
+            "unclustered": float((self.clusters_of_unit == 0).mean()),
+            "signal": self.signal,
+            "internal_noise": self.internal_noise,
+            "external_noise": self.external_noise,
+            "snr": self.snr,
+        }
+
     @property
     def _pairs(self) -> int:
         labels: int = self.diagonal.shape[1]

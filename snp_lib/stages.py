@@ -1,0 +1,69 @@
+"""What nodes and heads recognise at stages of a training: before it, on the way, and at its end."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from snp_lib import data
+from snp_lib.derived import Arrays, derived
+from snp_lib.performance import claims, group_units, measure, summarize, train_readouts, unit_matrices
+from snp_lib.store import Run
+from snp_lib.training import accuracy
+from snp_lib.training.augmentation import make_normalize
+
+THETAS = (0.2, 0.3, 0.4, 0.5, 0.6)
+STATISTICS = ("labels", "cluster_size", "clusters", "noise", "signal", "internal_noise", "external_noise", "snr")
+
+
+def stage(run: Run, epoch: int, *, device: str = "cpu", refresh: bool = False, progress: bool = True) -> Arrays:
+    """Readouts trained on the network as it was after ``epoch`` epochs, and what its nodes and heads recognise then.
+
+    Everything but the weights of the network is as in the run: readouts, their recipe and seed, the test split.
+
+    Returns:
+        Arrays by name: ``thetas`` (θ,); ``accuracy`` (1,) of the network and ``readout_accuracy`` (site,), in [0, 1];
+        ``statistics`` (site, θ, statistic), in the order of :data:`STATISTICS` and of the run's sites; for every
+        ``mha`` site ``claims/SITE`` (θ, head, label), see :func:`snp_lib.performance.claims`.
+
+    Raises:
+        StoreError: the run has no snapshot of that epoch, or its weights are not here.
+    """
+    if epoch == run.experiment.recipe.epochs:
+        name, snapshot = f"stage-{epoch:03d}", None
+    else:
+        name, snapshot = f"stage-{epoch:03d}", epoch
+    options = {"epoch": epoch, "thetas": list(THETAS), "statistics": list(STATISTICS)}
+    return derived(run, name, options, functools.partial(_measure_stage, run, snapshot, device, progress), refresh=refresh)
+
+
+def stages(run: Run) -> list[int]:
+    """Numbers of finished epochs at which a run can be measured: its snapshots and its end."""
+    return [*(run.experiment.snapshots or ()), run.experiment.recipe.epochs]
+
+
+def _measure_stage(run: Run, epoch: int | None, device: str, progress: bool) -> dict[str, np.ndarray]:
+    experiment = run.experiment
+    model = run.network(epoch).to(device)
+    dataset = data.load(experiment.dataset, size=experiment.dataset_size, progress=progress)
+    sites = list(run.sites)
+    readouts = train_readouts(model, dataset, sites, experiment.readout, experiment.recipe, seed=experiment.seed, progress=progress)
+    normalize = make_normalize(experiment.recipe, dataset.train.images.to(device))
+    found = measure(model, readouts, dataset.test, normalize, num_classes=dataset.num_classes, progress=progress)
+    statistics = np.empty((len(sites), len(THETAS), len(STATISTICS)))
+    arrays: dict[str, Any] = {"thetas": np.array(THETAS), "statistics": statistics}
+    for s, site in enumerate(sites):
+        means, weight = (group_units(x, run.sites[site]) for x in (found.class_means[site], readouts[site].linear.weight.detach().cpu()))
+        matrices = unit_matrices(means, weight).numpy()
+        summaries = [summarize(matrices, theta) for theta in THETAS]
+        for t, summary in enumerate(summaries):
+            averages = summary.averages()
+            statistics[s, t] = [averages[name] for name in STATISTICS]
+        if site.endswith(".mha"):
+            heads = run.manifest["num_heads"]
+            arrays[f"claims/{site}"] = np.stack([claims(summary, heads) for summary in summaries]).astype(np.uint16)
+    arrays["readout_accuracy"] = np.array([found.readout_accuracy[site] for site in sites])
+    arrays["accuracy"] = np.array([accuracy(found.logits, dataset.test.labels)])
+    return arrays

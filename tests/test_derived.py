@@ -1,0 +1,179 @@
+"""Measurements that hang off a run are used for that very run and those options, or made again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import shortened, unchecked
+from safetensors.torch import load_file
+
+from snp_lib import data, derived, paths, stages, store
+from snp_lib.performance import claims, summarize
+from snp_lib.store import Run, StoreError
+from snp_lib.training import accuracy
+from snp_lib.training.augmentation import make_normalize
+from snp_lib.training.loop import predict
+
+OPTIONS = {"theta": 0.3, "heads": [0, 1]}
+
+
+class Count:
+    """A measurement that counts how often it is made."""
+
+    def __init__(self) -> None:
+        self.made = 0
+
+    def __call__(self) -> Mapping[str, np.ndarray]:
+        self.made += 1
+        return {"x": np.arange(5) * self.made, "y": np.eye(2)}
+
+
+def test_a_measurement_is_made_once(own_folders: Path, smoke_run: Run) -> None:
+    count = Count()
+    first = derived.derived(smoke_run, "count", OPTIONS, count)
+    again = derived.derived(smoke_run, "count", OPTIONS, count)
+    assert count.made == 1
+    assert first.keys() == again.keys() == {"x", "y"}
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    derived.derived(smoke_run, "count", OPTIONS, count, refresh=True)
+    assert count.made == 2
+    assert derived.derived(smoke_run, "count", OPTIONS, count)["x"][1] == 2
+    assert sorted(path.name for path in (own_folders / "runs" / "derived" / smoke_run.experiment.id).iterdir()) == [
+        "count.json",
+        "count.npz",
+    ]
+
+
+def test_other_options_or_another_training_are_another_measurement(own_folders: Path, smoke_run: Run) -> None:
+    count = Count()
+    derived.derived(smoke_run, "count", OPTIONS, count)
+    assert derived.find(smoke_run, "count", {**OPTIONS, "theta": 0.4}) is None
+    files = smoke_run.manifest["files"] | {"arrays.npz": "0" * 64}
+    other = replace(smoke_run, manifest=smoke_run.manifest | {"files": files})
+    assert derived.find(other, "count", OPTIONS) is None
+    assert derived.find(smoke_run, "another", OPTIONS) is None
+
+
+def test_promoted_measurements_are_found_and_those_of_an_older_training_go(own_folders: Path, smoke_run: Run) -> None:
+    files = smoke_run.manifest["files"] | {"arrays.npz": "0" * 64}
+    older = replace(smoke_run, manifest=smoke_run.manifest | {"files": files})
+    derived.derived(older, "old", OPTIONS, Count())
+    assert [path.name for path in derived.promote(older)] == ["old.npz", "old.json"]
+    derived.derived(smoke_run, "count", OPTIONS, Count())
+    derived.promote(smoke_run)
+    records = own_folders / "records" / "derived" / smoke_run.experiment.id
+    assert sorted(path.name for path in records.iterdir()) == ["count.json", "count.npz"]
+    shutil.rmtree(own_folders / "runs")
+    assert derived.find(smoke_run, "count", OPTIONS) is not None
+
+
+@pytest.mark.parametrize("how", ["truncated", "one bit", "no json", "pickle"])
+def test_a_damaged_measurement_is_refused(how: str, own_folders: Path, smoke_run: Run) -> None:
+    derived.derived(smoke_run, "count", OPTIONS, Count())
+    path = derived.folder(smoke_run, "runs") / "count.npz"
+    if how == "truncated":
+        path.write_bytes(path.read_bytes()[:-20])
+    elif how == "one bit":
+        path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    elif how == "no json":
+        path.with_suffix(".json").write_text("{")
+    else:
+        np.savez(path, x=np.array([{}], dtype=object))
+        manifest = json.loads(path.with_suffix(".json").read_text())
+        path.with_suffix(".json").write_text(json.dumps(manifest | {"sha256": derived.sha256(path)}))
+    with pytest.raises(StoreError, match=r"cannot read the measurement .*count.npz: .*Delete it to make it again"):
+        derived.derived(smoke_run, "count", OPTIONS, Count())
+
+
+def test_a_full_disk_leaves_nothing_half_written(own_folders: Path, smoke_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> None:
+        path.write_bytes(content[:10])
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(derived, "write_durably", full)
+    with pytest.raises(StoreError, match="cannot write the measurement .*no space left"):
+        derived.derived(smoke_run, "count", OPTIONS, Count())
+    assert list(derived.folder(smoke_run, "runs").iterdir()) == []
+
+
+def test_names_and_objects_are_refused(own_folders: Path, smoke_run: Run) -> None:
+    for name in ("../x", "a/b", ".hidden"):
+        with pytest.raises(ValueError, match="plain name"):
+            derived.derived(smoke_run, name, OPTIONS, Count())
+    with unchecked(), pytest.raises(ValueError, match="'x' of count holds objects"):
+        derived.derived(smoke_run, "count", OPTIONS, lambda: {"x": np.array([None])})
+
+
+@pytest.fixture(scope="module")
+def staged_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with snapshots before training and after the first of two epochs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SNP_RUNS_DIR", str(tmp_path_factory.mktemp("staged")))
+        return store.run(replace(shortened("staged"), snapshots=(0, 1)), device="cpu", progress=False)
+
+
+@pytest.fixture
+def own_records(staged_run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SNP_RUNS_DIR", str(staged_run.path.parent))
+    monkeypatch.setattr(store, "RECORDS", tmp_path / "records")
+
+
+def test_the_network_of_a_run_is_the_one_it_measured(staged_run: Run) -> None:
+    digits = data.load("digits", size=16)
+    model = staged_run.network()
+    assert not model.training
+    logits = predict(model, digits.test, make_normalize(staged_run.experiment.recipe, digits.train.images), batch_size=128)
+    assert accuracy(logits, digits.test.labels) == staged_run.metrics["test_accuracy"]
+    initial = staged_run.network(0)
+    torch.manual_seed(0)
+    expected = load_file(staged_run.path / "snapshot-000.safetensors")
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in initial.state_dict().items())
+    assert not torch.equal(initial.classifier.weight, staged_run.network(1).classifier.weight)
+
+
+def test_weights_that_are_not_there_or_damaged_are_named(staged_run: Run, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(staged_run.path, copy)
+    run = replace(staged_run, path=copy)
+    with pytest.raises(StoreError, match=r"holds no snapshot-007.safetensors: records come without .*--refresh"):
+        run.network(7)
+    (copy / "snapshot-001.safetensors").write_bytes(b"x")
+    with pytest.raises(StoreError, match="snapshot-001.safetensors is damaged"):
+        run.network(1)
+    (copy / "weights.safetensors").unlink()
+    with pytest.raises(StoreError, match="holds no weights.safetensors"):
+        run.network()
+
+
+def test_the_last_stage_is_the_run_itself(staged_run: Run, own_records: None) -> None:
+    assert stages.stages(staged_run) == [0, 1, 2]
+    last = stages.stage(staged_run, 2, progress=False)
+    assert last["accuracy"][0] == staged_run.metrics["test_accuracy"]
+    sites = list(staged_run.sites)
+    assert dict(zip(sites, last["readout_accuracy"], strict=True)) == staged_run.metrics["readout_accuracy"]
+    for t, theta in enumerate(stages.THETAS):
+        for s, site in enumerate(sites):
+            summary = summarize(staged_run.matrices(site), theta)  # kept in half precision, so that a few elements flip
+            found = dict(zip(stages.STATISTICS, last["statistics"][s, t], strict=True))
+            assert found["labels"] == pytest.approx(summary.labels_per_unit(), abs=0.1)
+            if site.endswith(".mha"):
+                difference = last[f"claims/{site}"][t].astype(int) - claims(summary, staged_run.manifest["num_heads"])
+                assert np.abs(difference).sum() <= 2
+
+
+def test_stages_differ_and_are_kept(staged_run: Run, own_records: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = stages.stage(staged_run, 0, progress=False)
+    assert first["accuracy"][0] < 0.25  # chance is 0.1
+    assert first["statistics"].shape == (len(staged_run.sites), len(stages.THETAS), len(stages.STATISTICS))
+    monkeypatch.setattr(stages, "train_readouts", None)
+    again: dict[str, Any] = stages.stage(staged_run, 0, progress=False)
+    assert all(np.array_equal(first[name], again[name], equal_nan=True) for name in first)
+    assert paths.runs_dir() == staged_run.path.parent
