@@ -31,12 +31,9 @@ def stage(run: Run, epoch: int, *, device: str = "cpu", refresh: bool = False, p
     Raises:
         StoreError: the run has no snapshot of that epoch, or its weights are not here.
     """
-    if epoch == run.experiment.recipe.epochs:
-        name, snapshot = f"stage-{epoch:03d}", None
-    else:
-        name, snapshot = f"stage-{epoch:03d}", epoch
+    snapshot = None if epoch == run.experiment.recipe.epochs else epoch
     options = {"epoch": epoch, "thetas": list(THETAS), "statistics": list(STATISTICS)}
-    return derived(run, name, options, functools.partial(_measure_stage, run, snapshot, device, progress), refresh=refresh)
+    return derived(run, f"stage-{epoch:03d}", options, functools.partial(_measure_stage, run, snapshot, device, progress), refresh=refresh)
 
 
 def stages(run: Run) -> list[int]:

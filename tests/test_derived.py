@@ -99,7 +99,7 @@ def test_a_full_disk_leaves_nothing_half_written(own_folders: Path, smoke_run: R
         raise OSError("no space left on device")
 
     monkeypatch.setattr(derived, "write_durably", full)
-    with pytest.raises(StoreError, match="cannot write the measurement .*no space left"):
+    with pytest.raises(StoreError, match=r"cannot write the measurement .*no space left"):
         derived.derived(smoke_run, "count", OPTIONS, Count())
     assert list(derived.folder(smoke_run, "runs").iterdir()) == []
 
@@ -146,10 +146,10 @@ def test_weights_that_are_not_there_or_damaged_are_named(staged_run: Run, tmp_pa
     with pytest.raises(StoreError, match=r"holds no snapshot-007.safetensors: records come without .*--refresh"):
         run.network(7)
     (copy / "snapshot-001.safetensors").write_bytes(b"x")
-    with pytest.raises(StoreError, match="snapshot-001.safetensors is damaged"):
+    with pytest.raises(StoreError, match=r"snapshot-001.safetensors is damaged"):
         run.network(1)
     (copy / "weights.safetensors").unlink()
-    with pytest.raises(StoreError, match="holds no weights.safetensors"):
+    with pytest.raises(StoreError, match=r"holds no weights.safetensors"):
         run.network()
 
 
