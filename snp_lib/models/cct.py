@@ -156,7 +156,10 @@ class Encoder(nn.Module):
         return update * update.new_empty(update.shape[0], 1, 1).bernoulli_(keep).div_(keep)
 
     def forward(self, x: Float[Tensor, "n t d"]) -> dict[str, Tensor]:
-        mha = self.attention(self.norm1(x))
+        return self.after_attention(x, self.attention(self.norm1(x)))
+
+    def after_attention(self, x: Float[Tensor, "n t d"], mha: Float[Tensor, "n t d"]) -> dict[str, Tensor]:
+        """The rest of ``forward``, from the encoder's input and its head outputs, which may have been changed."""
         x = x + self.residual(self.dropout(self.projection(mha)))
         normed = self.norm2(x)
         ff_hidden = F.gelu(self.ff1(normed))
@@ -220,6 +223,22 @@ class CCT(nn.Module):
             out[f"block{b}"] = self.config.embed_dim
         return out
 
+    def embed(self, x: Float[Tensor, "n c s s"]) -> Float[Tensor, "n t d"]:
+        """Images to the tokens that the first encoder reads; raises ValueError for images of another size."""
+        if x.shape[-1] != self.config.image_size or x.shape[-2] != self.config.image_size:
+            raise ValueError(f"expected images of {self.config.image_size} pixels, got shape {tuple(x.shape)}")
+        tokens = self.tokenizer(x).flatten(2).transpose(1, 2)  # (N, T, d)
+        if self.config.positional_embedding != "none":
+            tokens = tokens + self.positions
+        dropped: Tensor = self.dropout(tokens)
+        return dropped
+
+    def classify(self, tokens: Float[Tensor, "n t d"]) -> Float[Tensor, "n k"]:
+        """Output of the last encoder to logits: norm, sequence pooling, classifier."""
+        tokens = self.norm(tokens)
+        logits: Tensor = self.classifier(sequence_pool(tokens, self.pool.weight, self.pool.bias))
+        return logits
+
     @overload
     def forward(self, x: Tensor, sites: None = None) -> Tensor: ...
     @overload
@@ -228,13 +247,8 @@ class CCT(nn.Module):
         wanted = dict.fromkeys(sites or ())
         if unknown := [site for site in wanted if site not in self.sites]:
             raise ValueError(f"unknown site {unknown[0]!r}; this model has {', '.join(self.sites)}")
-        if x.shape[-1] != self.config.image_size or x.shape[-2] != self.config.image_size:
-            raise ValueError(f"expected images of {self.config.image_size} pixels, got shape {tuple(x.shape)}")
         features: dict[str, Tensor] = {}
-        tokens = self.tokenizer(x).flatten(2).transpose(1, 2)  # (N, T, d)
-        if self.config.positional_embedding != "none":
-            tokens = tokens + self.positions
-        tokens = self.dropout(tokens)
+        tokens = self.embed(x)
         for b, encoder in enumerate(self.encoders, start=1):
             out = encoder(tokens)
             tokens = out["block"]
@@ -242,8 +256,7 @@ class CCT(nn.Module):
                 name = f"block{b}" if kind == "block" else f"block{b}.{kind}"
                 if name in wanted:
                     features[name] = feature
-        tokens = self.norm(tokens)
-        logits = self.classifier(sequence_pool(tokens, self.pool.weight, self.pool.bias))
+        logits = self.classify(tokens)
         return (logits, features) if sites is not None else logits
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -162,6 +162,14 @@ def train_readouts(
     return {site: readout.eval() for site, readout in readouts.items()}
 
 
+def images_per_label(split: Split, num_classes: int) -> Int64[Tensor, " k"]:
+    """Images of each label; raises ValueError where a label has none, so that no mean over its images exists."""
+    counts = torch.bincount(split.labels, minlength=num_classes)
+    if (counts == 0).any():
+        raise ValueError(f"label {int((counts == 0).nonzero()[0])} has no image in this split")
+    return counts
+
+
 @dataclass(frozen=True)
 class Measurement:
     """What one pass over a split measures. K labels; F pooled features at a site, channel by channel."""
@@ -187,9 +195,7 @@ def measure(
     Raises:
         ValueError: a label of the split has no image, so its mean does not exist.
     """
-    counts = torch.bincount(split.labels, minlength=num_classes)
-    if (counts == 0).any():
-        raise ValueError(f"label {int((counts == 0).nonzero()[0])} has no image in this split")
+    counts = images_per_label(split, num_classes)
     device = next(model.parameters()).device
     model.eval()
     sums: dict[str, Float64[Tensor, "k f"]] = {}
