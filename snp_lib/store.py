@@ -93,7 +93,7 @@ class Run:
         model = initial_model(self.experiment, len(self.class_names))
         prefix = "model." if epoch is None else ""
         model.load_state_dict({key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)})
-        return model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
+        return model.to(memory_format=torch.channels_last).eval()  # type: ignore[no-any-return]
 
     def matrices(
         self, site: str, *, unit: Unit = "node", split: Literal["train", "test"] = "test"
