@@ -182,6 +182,15 @@ def test_p_values_of_pairs_approach_the_hypergeometric_ones_and_q_is_their_corre
     assert np.sort(found.q.ravel()) == pytest.approx(np.array(stepped))
 
 
+def test_the_null_is_the_shuffled_claims_chunk_by_chunk() -> None:
+    matrices = matrices_of(random_sets(12, 9, 0.4, seed=3))
+    found = symmetry_breaking(matrices, 3, permutations=600, seed=2)
+    shuffled = shuffled_claims(matrices, 3, permutations=600, seed=2)
+    expected = found.claims.sum(axis=0) / 3
+    assert found.p == pytest.approx(p_value(np.abs(shuffled - expected), np.abs(found.claims - expected)))
+    assert np.array_equal(found.null_information, mutual_information(shuffled))
+
+
 def test_p_values_of_heads_dealt_at_random_are_uniform() -> None:
     rng = np.random.default_rng(0)
     information, pairs = [], []
