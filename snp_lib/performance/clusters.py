@@ -42,6 +42,11 @@ def binarize(matrices: ArrayLike, threshold: float = THETA) -> Bool[np.ndarray, 
     return binary
 
 
+def diagonal_sets(binary: Bool[np.ndarray, "unit label label"]) -> Bool[np.ndarray, "unit label"]:
+    """Labels that each unit recognises, D_u = {i : B[i, i]}, from the thresholded matrices of :func:`binarize`."""
+    return np.diagonal(binary, axis1=1, axis2=2).copy()
+
+
 def cluster_index(binary: Bool[np.ndarray, "unit label label"]) -> Int[np.ndarray, "unit label"]:
     """Cluster that each label belongs to, numbered in the order found; −1 for labels outside the diagonal set.
 
@@ -52,7 +57,7 @@ def cluster_index(binary: Bool[np.ndarray, "unit label label"]) -> Int[np.ndarra
     """
     units, labels, _ = binary.shape
     mutual = binary & binary.transpose(0, 2, 1)
-    diagonal = np.diagonal(binary, axis1=1, axis2=2)
+    diagonal = diagonal_sets(binary)
     # accepts[u, c, l]: every member of cluster c agrees with label l; a cluster not yet open accepts every label
     accepts = np.ones((units, labels, labels), dtype=bool)
     index = np.full((units, labels), -1)
@@ -186,7 +191,7 @@ def summarize(matrices: ArrayLike, threshold: float = THETA) -> Summary:
     same_cluster = (index[:, :, None] == index[:, None, :]) & (index[:, :, None] >= 0)
     return Summary(
         silent=np.asarray(~binary.any(axis=(1, 2))),
-        diagonal=np.diagonal(binary, axis1=1, axis2=2).copy(),
+        diagonal=diagonal_sets(binary),
         cluster_of=index,
         noise=(binary & ~same_cluster).sum(axis=(1, 2)),
     )
