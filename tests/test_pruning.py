@@ -44,8 +44,8 @@ from snp_lib.training import Recipe, Stopped, train
 from snp_lib.training.checkpoint import CheckpointError
 
 CPU = torch.device("cpu")
-ADAMW = Recipe(epochs=2, batch_size=48, lr=5e-3, weight_decay=0.1, crop_padding=1, clip_norm=0.5, eval_every=2)
-SGD = replace(ADAMW, optimizer="sgd", momentum=0.9, clip_norm=None, lr=0.05)
+ADAMW = Recipe(epochs=2, batch_size=48, lr=5e-3, weight_decay=0.1, crop_padding=1, eval_every=2)
+SGD = replace(ADAMW, optimizer="sgd", momentum=0.9, clip_norm=0.1, lr=0.05)  # unlike AdamW, it feels the clipping
 
 
 def network(seed: int = 0, **options: Any) -> CCT:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Bool, Float, Int
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from snp_lib.models import CCT
 from snp_lib.pruning.finetune import apply_masks
 from snp_lib.pruning.masks import Masks, layers
 from snp_lib.training.holding import Mask
+
+Block = tuple[Int[np.ndarray, " _height"], Int[np.ndarray, " _width"]]  # its rows and its columns
 
 
 @dataclass(frozen=True)
@@ -49,15 +51,15 @@ def macs(model: nn.Module, masks: Mapping[str, Mask]) -> dict[str, Macs]:
     out = {}
     for name, mask in masks.items():
         tokens = 1 if name == "classifier.weight" else network.config.num_tokens
-        rows, columns = mask.shape
-        form, hidden = block_permutation(mask), alive.get(name.rpartition(".ff")[0])
-        compact_size = rows * columns if hidden is None else int(hidden.sum()) * network.config.embed_dim
+        height, width = mask.shape
+        blocks, hidden = _components(mask.cpu().numpy()), alive.get(name.rpartition(".ff")[0])
+        compact_size = height * width if hidden is None else int(hidden.sum()) * network.config.embed_dim
         out[name] = Macs(
-            dense=tokens * rows * columns,
+            dense=tokens * height * width,
             kept=tokens * int(mask.sum()),
             compact=tokens * compact_size,
-            blocks=tokens * sum(height * width for height, width in form.blocks),
-            components=len(form.blocks),
+            blocks=tokens * sum(len(rows) * len(columns) for rows, columns in blocks),
+            components=len(blocks),
         )
     fields = list(Macs.__dataclass_fields__)
     return out | {"total": Macs(**{field: sum(getattr(cost, field) for cost in out.values()) for field in fields})}
@@ -115,19 +117,7 @@ def block_permutation(mask: Bool[Tensor, "output input"]) -> BlockForm:
     KDD 2001), which shows the near-blocks of a component that is all one.
     """
     ones = mask.cpu().numpy()
-    (row, column), units = ones.nonzero(), sum(ones.shape)
-    graph = csr_matrix((np.ones(len(row)), (row, len(ones) + column)), shape=(units, units))
-    _, component = connected_components(graph, directed=False)
-    of_row, of_column = component[: len(ones)], component[len(ones) :]
-    used_rows, used_columns = ones.any(1), ones.any(0)
-    members = [(np.flatnonzero(of_row == c), np.flatnonzero(of_column == c)) for c in np.unique(of_row[used_rows])]
-    members.sort(key=lambda block: -len(block[0]) * len(block[1]))
-    ordered = [_spectral_order(ones, rows, columns) for rows, columns in members]
-    return BlockForm(
-        rows=np.concatenate([*(rows for rows, _ in ordered), np.flatnonzero(~used_rows)]),
-        columns=np.concatenate([*(columns for _, columns in ordered), np.flatnonzero(~used_columns)]),
-        blocks=tuple((len(rows), len(columns)) for rows, columns in ordered),
-    )
+    return _form(ones, [_spectral_order(ones, rows, columns) for rows, columns in _components(ones)])
 
 
 class BlockLinear(nn.Module):
@@ -140,7 +130,8 @@ class BlockLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear, mask: Bool[Tensor, "output input"]) -> None:
         super().__init__()
-        form, device = block_permutation(mask), linear.weight.device
+        ones, device = mask.cpu().numpy(), linear.weight.device
+        form = _form(ones, _components(ones))
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.widths = [width for _, width in form.blocks]
         rows, columns = torch.from_numpy(form.rows).to(device), torch.from_numpy(form.columns).to(device)
@@ -206,11 +197,27 @@ def _linear(weight: Float[Tensor, "output input"], bias: Float[Tensor, " output"
     return layer
 
 
-def _spectral_order(
-    ones: Bool[np.ndarray, "output input"], rows: Int[np.ndarray, " height"], columns: Int[np.ndarray, " width"]
-) -> tuple[Int[np.ndarray, " height"], Int[np.ndarray, " width"]]:
-    """The rows and columns of one block by its second singular vectors; ties keep their order."""
-    block: Float64[np.ndarray, "height width"] = ones[np.ix_(rows, columns)].astype(np.float64)
+def _components(ones: Bool[np.ndarray, "output input"]) -> list[Block]:
+    """Connected components of the graph that joins an input with an output where the mask is one, the largest first."""
+    (row, column), units = ones.nonzero(), sum(ones.shape)
+    graph = csr_matrix((np.ones(len(row)), (row, len(ones) + column)), shape=(units, units))
+    _, component = connected_components(graph, directed=False)
+    of_row, of_column = component[: len(ones)], component[len(ones) :]
+    found = [(np.flatnonzero(of_row == c), np.flatnonzero(of_column == c)) for c in np.unique(of_row[ones.any(1)])]
+    return sorted(found, key=lambda block: -len(block[0]) * len(block[1]))
+
+
+def _form(ones: Bool[np.ndarray, "output input"], blocks: list[Block]) -> BlockForm:
+    return BlockForm(
+        rows=np.concatenate([*(rows for rows, _ in blocks), np.flatnonzero(~ones.any(1))]),
+        columns=np.concatenate([*(columns for _, columns in blocks), np.flatnonzero(~ones.any(0))]),
+        blocks=tuple((len(rows), len(columns)) for rows, columns in blocks),
+    )
+
+
+def _spectral_order(ones: Bool[np.ndarray, "output input"], rows: Int[np.ndarray, " height"], columns: Int[np.ndarray, " width"]) -> Block:
+    """The rows and columns of one block by its second singular vectors."""
+    block = ones[np.ix_(rows, columns)].astype(np.float64)
     if min(block.shape) < 2:
         return rows, columns
     of_row, of_column = block.sum(1) ** -0.5, block.sum(0) ** -0.5
