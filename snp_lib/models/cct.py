@@ -7,10 +7,10 @@ released code (SHI-Labs/Compact-Transformers), whose published numbers come from
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, overload
+from typing import Literal, cast, overload
 
 import torch
 import torch.nn.functional as F
@@ -216,11 +216,11 @@ class CCT(nn.Module):
     @property
     def sites(self) -> dict[str, int]:
         """Site name to its number of channels, in the order of the forward pass."""
-        width = {"mha": self.config.embed_dim, "ff_hidden": self.config.ff_dim, "ff": self.config.embed_dim}
+        width = self.config.embed_dim
         out: dict[str, int] = {}
-        for b in range(1, self.config.depth + 1):
-            out |= {f"block{b}.{kind}": channels for kind, channels in width.items()}
-            out[f"block{b}"] = self.config.embed_dim
+        for b, encoder in enumerate(cast(Iterable[Encoder], self.encoders), start=1):
+            hidden = encoder.ff1.out_features  # fewer than ff_dim where units were removed
+            out |= {f"block{b}.mha": width, f"block{b}.ff_hidden": hidden, f"block{b}.ff": width, f"block{b}": width}
         return out
 
     def embed(self, x: Float[Tensor, "n c s s"]) -> Float[Tensor, "n t d"]:

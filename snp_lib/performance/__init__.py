@@ -1,7 +1,7 @@
 """Performance of single nodes, heads and filters: readouts, matrices, clusters, noise."""
 
 from snp_lib.performance.ablation import Explanation, HeadAblation, ablate_heads, ablated_logits, claims_explain, kept_heads
-from snp_lib.performance.clusters import THETA, Summary, binarize, cluster_index, find_clusters, summarize
+from snp_lib.performance.clusters import THETA, Summary, binarize, cluster_index, diagonal_sets, find_clusters, summarize
 from snp_lib.performance.heads import (
     NOBODY,
     Agreement,
@@ -37,6 +37,7 @@ __all__ = [
     "claims",
     "claims_explain",
     "cluster_index",
+    "diagonal_sets",
     "experts",
     "find_clusters",
     "group_units",

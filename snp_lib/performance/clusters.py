@@ -43,7 +43,7 @@ def binarize(matrices: ArrayLike, threshold: float = THETA) -> Bool[np.ndarray, 
 
 
 def diagonal_sets(binary: Bool[np.ndarray, "unit label label"]) -> Bool[np.ndarray, "unit label"]:
-    """Labels that each unit recognises, D_u: those whose element on the diagonal of the thresholded matrix is a one."""
+    """Labels that each unit recognises, D_u = {i : B[i, i]}, from the thresholded matrices of :func:`binarize`."""
     return np.diagonal(binary, axis1=1, axis2=2).copy()
 
 

@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from snp_lib.data.augment import Normalize
 from snp_lib.training import checkpoint as checkpoints
 from snp_lib.training import team
 from snp_lib.training.augmentation import Augmentation
+from snp_lib.training.holding import Holder, Mask
 from snp_lib.training.optimizers import make_optimizer, set_rate
 from snp_lib.training.recipe import Precision, Recipe
 from snp_lib.training.schedules import learning_rate
@@ -47,6 +48,7 @@ def train(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     deadline: float = math.inf,
     after_epoch: Callable[[int], None] | None = None,
+    masks: Mapping[str, Mask] | None = None,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
     """Train ``model`` in place and return the history, one row per epoch.
@@ -62,6 +64,8 @@ def train(
         deadline: value of ``time.monotonic()`` at which to stop.
         after_epoch: called with the number of finished epochs: 0 before the first, then after each one. A resumed
             training calls it for the epochs still to come.
+        masks: parameter name to a mask of its shape; weights outside it are zero from the start to the end (see
+            :class:`snp_lib.training.holding.Holder`).
 
     Returns:
         Rows with ``epoch`` (from 1), ``lr``, ``train_loss``, ``train_accuracy`` (on the augmented images, while
@@ -73,12 +77,14 @@ def train(
         Stopped: SIGTERM came or the deadline passed; the checkpoint holds everything up to the last step (up to the
             last epoch for several processes).
         CheckpointError: ``checkpoint`` is damaged or of another training.
-        ValueError: fewer training images than one batch, or a batch that does not divide among the processes.
+        ValueError: fewer training images than one batch, a batch that does not divide among the processes, or a mask that
+            fits no parameter.
     """
     if len(dataset.train) < recipe.batch_size:
         raise ValueError(f"batch_size {recipe.batch_size} exceeds the {len(dataset.train)} training images")
-    training = _Training(model, dataset, recipe, seed, device, fingerprint, checkpoint)
+    training = _Training(model, dataset, recipe, seed, device, fingerprint, checkpoint, masks)
     resumed = training.resume()
+    training.holder.zero_weights()  # after the checkpoint, which may hold other weights
     training.after_epoch = after_epoch if team.rank() == 0 else None
     if not resumed and training.after_epoch is not None:
         training.after_epoch(0)
@@ -123,12 +129,21 @@ class _Training:
     """Where a training stands, and how it goes one step further."""
 
     def __init__(
-        self, model: nn.Module, dataset: Dataset, recipe: Recipe, seed: int, device: torch.device, fingerprint: str, path: Path | None
+        self,
+        model: nn.Module,
+        dataset: Dataset,
+        recipe: Recipe,
+        seed: int,
+        device: torch.device,
+        fingerprint: str,
+        path: Path | None,
+        masks: Mapping[str, Mask] | None,
     ) -> None:
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model, self.dataset, self.recipe, self.seed, self.device = model, dataset, recipe, seed, device
         self.fingerprint, self.path = fingerprint, path
         self.optimizer = make_optimizer(model, recipe)
+        self.holder = Holder(model, masks or {})
         self.images, self.labels = dataset.train.images.to(device), dataset.train.labels.to(device)
         self.augmentation = Augmentation(recipe, self.images, dataset.num_classes)
         self.bfloat16 = uses_bfloat16(recipe.precision, device)
@@ -165,9 +180,11 @@ class _Training:
             loss = F.cross_entropy(logits, targets, label_smoothing=0.0 if self.recipe.mixes else self.recipe.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self.holder.zero_gradients()
         if self.recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
+        self.holder.zero_weights()
         loss, labels = loss.detach(), targets.argmax(1) if self.recipe.mixes else targets
         self.loss_and_hits += torch.stack([loss.double(), (logits.detach().argmax(1) == labels).sum().double()])
         self.bad_step = torch.where((self.bad_step < 0) & ~(loss <= self.loss_limit), self.done, self.bad_step)

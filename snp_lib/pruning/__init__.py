@@ -1,0 +1,28 @@
+"""Pruning by what single nodes recognise: masks and their controls, fine-tuning under a mask, real removal."""
+
+from snp_lib.pruning.compact import BlockForm, BlockLinear, Macs, block_permutation, blocked, compact, macs
+from snp_lib.pruning.finetune import apply_masks, digest, finetune
+from snp_lib.pruning.masks import Layer, Masks, Sets, andc, density, layers, magnitude, random_clusters, random_sets, shuffled
+
+__all__ = [
+    "BlockForm",
+    "BlockLinear",
+    "Layer",
+    "Macs",
+    "Masks",
+    "Sets",
+    "andc",
+    "apply_masks",
+    "block_permutation",
+    "blocked",
+    "compact",
+    "density",
+    "digest",
+    "finetune",
+    "layers",
+    "macs",
+    "magnitude",
+    "random_clusters",
+    "random_sets",
+    "shuffled",
+]

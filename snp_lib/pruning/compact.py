@@ -1,0 +1,225 @@
+"""What a mask saves when zeros are no longer multiplied: dead units removed, blocks executed alone, and the count of both.
+
+Nothing here comes from the papers: paper C multiplies masks into dense weights, which speeds nothing up. Networks made
+here compute what the masked network computes in eval mode, up to the order of additions.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor, nn
+
+from snp_lib.models import CCT
+from snp_lib.pruning.finetune import apply_masks
+from snp_lib.pruning.masks import Masks, layers
+from snp_lib.training.holding import Mask
+
+Block = tuple[Int[np.ndarray, " _height"], Int[np.ndarray, " _width"]]  # its rows and its columns
+
+
+@dataclass(frozen=True)
+class Macs:
+    """Multiply-accumulates of one layer, or of all, per image: those per token times the tokens of an image.
+
+    Biases, and the gathering of features that blocks need, count for nothing.
+    """
+
+    dense: int  # of the whole weight
+    kept: int  # of the weights kept; no program reaches it with dense products
+    compact: int  # after removing dead hidden units, see compact
+    blocks: int  # with one dense product per block, see block_permutation
+    components: int  # the blocks
+
+
+def macs(model: nn.Module, masks: Mapping[str, Mask]) -> dict[str, Macs]:
+    """The cost of every masked layer in each form; under ``total`` the sums.
+
+    Raises:
+        TypeError: not a CCT.
+        ValueError: a mask of a layer that :func:`snp_lib.pruning.layers` does not name, or of another shape.
+    """
+    network, alive = _checked(model, masks), _alive(model, masks)
+    out = {}
+    for name, mask in masks.items():
+        tokens = 1 if name == "classifier.weight" else network.config.num_tokens
+        height, width = mask.shape
+        blocks, hidden = _components(mask.cpu().numpy()), alive.get(name.rpartition(".ff")[0])
+        compact_size = height * width if hidden is None else int(hidden.sum()) * network.config.embed_dim
+        out[name] = Macs(
+            dense=tokens * height * width,
+            kept=tokens * int(mask.sum()),
+            compact=tokens * compact_size,
+            blocks=tokens * sum(len(rows) * len(columns) for rows, columns in blocks),
+            components=len(blocks),
+        )
+    fields = list(Macs.__dataclass_fields__)
+    return out | {"total": Macs(**{field: sum(getattr(cost, field) for cost in out.values()) for field in fields})}
+
+
+def compact(model: CCT, masks: Mapping[str, Mask]) -> tuple[CCT, Masks]:
+    """A smaller copy of the masked network, and the masks of what is left: hidden units of dead feed-forward paths go.
+
+    A hidden unit whose outgoing weights are all masked contributes nothing. One whose incoming weights are all masked
+    contributes the constant gelu(bias) · w_out, which moves into the bias of ``ff2``. Both are removed; channels of the
+    residual stream never are, since the stream carries them on. ``model`` itself is unchanged and need not be masked yet.
+
+    The two agree in eval mode; while training, dropout would have acted on the constants.
+
+    Raises:
+        TypeError, ValueError: as for :func:`macs`.
+    """
+    small, left = copy.deepcopy(_checked(model, masks)), dict(masks)
+    apply_masks(small, masks)
+    for path, alive in _alive(model, masks).items():
+        encoder = small.get_submodule(path)
+        first, second = encoder.ff1, encoder.ff2
+        assert isinstance(first, nn.Linear)
+        assert isinstance(second, nn.Linear)
+        with torch.no_grad():
+            # of a unit without incoming weights; for one without outgoing weights the product is zero
+            constant = second.weight[:, ~alive].double() @ F.gelu(first.bias[~alive].double())
+            encoder.ff1 = _linear(first.weight[alive], first.bias[alive])
+            encoder.ff2 = _linear(second.weight[:, alive], (second.bias.double() + constant).to(second.bias.dtype))
+        if (name := f"{path}.ff1.weight") in masks:
+            left[name] = masks[name][alive]
+        if (name := f"{path}.ff2.weight") in masks:
+            left[name] = masks[name][:, alive]
+    return small.train(model.training), left
+
+
+@dataclass(frozen=True)
+class BlockForm:
+    """Orders of a mask's rows (outputs) and columns (inputs) that put its blocks along the diagonal, the largest first.
+
+    Rows and columns without a one come last and belong to no block.
+    """
+
+    rows: Int[np.ndarray, " output"]
+    columns: Int[np.ndarray, " input"]
+    blocks: tuple[tuple[int, int], ...]  # height and width of each
+
+
+def block_permutation(mask: Bool[Tensor, "output input"]) -> BlockForm:
+    """Order the units of both sides so that the mask becomes block diagonal, as finely as it can be.
+
+    The blocks are the connected components of the graph that joins an input with an output where the mask is one: no
+    order gives smaller ones. Inside a block units stand in spectral order, by the second singular vectors of the
+    degree-normalised block (Dhillon, "Co-clustering documents and words using bipartite spectral graph partitioning",
+    KDD 2001), which shows the near-blocks of a component that is all one.
+    """
+    ones = mask.cpu().numpy()
+    return _form(ones, [_spectral_order(ones, rows, columns) for rows, columns in _components(ones)])
+
+
+class BlockLinear(nn.Module):
+    """A masked linear layer as one small dense product per block: features (…, input) to features (…, output).
+
+    Args:
+        linear: the layer; its weights outside the mask are left out, whatever they are.
+        mask: which weights are kept.
+    """
+
+    def __init__(self, linear: nn.Linear, mask: Bool[Tensor, "output input"]) -> None:
+        super().__init__()
+        ones, device = mask.cpu().numpy(), linear.weight.device
+        form = _form(ones, _components(ones))
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.widths = [width for _, width in form.blocks]
+        rows, columns = torch.from_numpy(form.rows).to(device), torch.from_numpy(form.columns).to(device)
+        self.register_buffer("columns", columns[: sum(self.widths)])
+        self.register_buffer("places", rows.argsort())  # of every output among the rows in block order
+        weight = linear.weight.detach().masked_fill(~mask.to(device), 0)[rows][:, columns]
+        top, left, blocks = 0, 0, []
+        for height, width in form.blocks:
+            blocks.append(nn.Parameter(weight[top : top + height, left : left + width].clone()))
+            top, left = top + height, left + width
+        self.blocks, self.rest = nn.ParameterList(blocks), linear.out_features - top
+        self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach().clone())
+
+    def forward(self, x: Float[Tensor, "*batch input"]) -> Float[Tensor, "*batch output"]:
+        gathered = x.index_select(-1, self.get_buffer("columns")).split(self.widths, dim=-1) if self.widths else ()
+        parts = [F.linear(part, weight) for part, weight in zip(gathered, self.blocks, strict=True)]
+        parts.append((parts[0] if parts else x).new_zeros(*x.shape[:-1], self.rest))
+        out = torch.cat(parts, dim=-1).index_select(-1, self.get_buffer("places"))
+        return out if self.bias is None else out + self.bias.to(out.dtype)
+
+
+def blocked(model: CCT, masks: Mapping[str, Mask]) -> CCT:
+    """A copy of the network whose masked layers are :class:`BlockLinear`; errors as for :func:`macs`."""
+    network = copy.deepcopy(_checked(model, masks))
+    for name, mask in masks.items():
+        path = name.removesuffix(".weight")
+        linear = network.get_submodule(path)
+        assert isinstance(linear, nn.Linear)
+        network.set_submodule(path, BlockLinear(linear, mask))
+    return network.train(model.training)
+
+
+def _checked(model: nn.Module, masks: Mapping[str, Mask]) -> CCT:
+    """The model, if it is a CCT and these are masks of its layers."""
+    known = layers(model)
+    assert isinstance(model, CCT)
+    for name, mask in masks.items():
+        if name not in known:
+            raise ValueError(f"{name!r} is no layer that can be made smaller; those are {', '.join(known)}")
+        if mask.shape != (shape := model.get_parameter(name).shape):
+            raise ValueError(f"the mask of {name} must have shape {tuple(shape)}, got {tuple(mask.shape)}")
+    return model
+
+
+def _alive(model: nn.Module, masks: Mapping[str, Mask]) -> dict[str, Bool[Tensor, " hidden"]]:
+    """Encoder path to its hidden units with an incoming and an outgoing weight, where a feed-forward layer has a mask."""
+    out = {}
+    for path in dict.fromkeys(name.rpartition(".ff")[0] for name in masks if ".ff" in name):
+        first, second = f"{path}.ff1.weight", f"{path}.ff2.weight"
+        hidden = len(model.get_parameter(first))
+        every = torch.ones(hidden, dtype=torch.bool)
+        reached = masks[first].any(1).cpu() if first in masks else every
+        read = masks[second].any(0).cpu() if second in masks else every
+        out[path] = reached & read
+    return out
+
+
+def _linear(weight: Float[Tensor, "output input"], bias: Float[Tensor, " output"]) -> nn.Linear:
+    """A linear layer of these values, of any size: torch itself warns when it initialises an empty one."""
+    layer = nn.Linear(1, 1)
+    layer.out_features, layer.in_features = weight.shape
+    layer.weight, layer.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
+    return layer
+
+
+def _components(ones: Bool[np.ndarray, "output input"]) -> list[Block]:
+    """Connected components of the graph that joins an input with an output where the mask is one, the largest first."""
+    (row, column), units = ones.nonzero(), sum(ones.shape)
+    graph = csr_matrix((np.ones(len(row)), (row, len(ones) + column)), shape=(units, units))
+    _, component = connected_components(graph, directed=False)
+    of_row, of_column = component[: len(ones)], component[len(ones) :]
+    found = [(np.flatnonzero(of_row == c), np.flatnonzero(of_column == c)) for c in np.unique(of_row[ones.any(1)])]
+    return sorted(found, key=lambda block: -len(block[0]) * len(block[1]))
+
+
+def _form(ones: Bool[np.ndarray, "output input"], blocks: list[Block]) -> BlockForm:
+    return BlockForm(
+        rows=np.concatenate([*(rows for rows, _ in blocks), np.flatnonzero(~ones.any(1))]),
+        columns=np.concatenate([*(columns for _, columns in blocks), np.flatnonzero(~ones.any(0))]),
+        blocks=tuple((len(rows), len(columns)) for rows, columns in blocks),
+    )
+
+
+def _spectral_order(ones: Bool[np.ndarray, "output input"], rows: Int[np.ndarray, " height"], columns: Int[np.ndarray, " width"]) -> Block:
+    """The rows and columns of one block by its second singular vectors."""
+    block = ones[np.ix_(rows, columns)].astype(np.float64)
+    if min(block.shape) < 2:
+        return rows, columns
+    of_row, of_column = block.sum(1) ** -0.5, block.sum(0) ** -0.5
+    left, _, right = np.linalg.svd(of_row[:, None] * block * of_column, full_matrices=False)
+    return rows[np.argsort(of_row * left[:, 1], kind="stable")], columns[np.argsort(of_column * right[1], kind="stable")]

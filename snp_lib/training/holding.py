@@ -1,0 +1,51 @@
+"""Weights held at zero through a training: the masks of a pruned network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+Mask = Bool[Tensor, "..."]  # of any shape
+
+
+class Holder:
+    """Keeps the weights outside the masks at zero; parameters without a mask are untouched.
+
+    Gradients are zeroed before the step, so that clipping sees the norm of the pruned network and momentum never gathers
+    for a weight that is not there; weights are zeroed after it, so that nothing depends on how the optimiser works.
+
+    Args:
+        masks: parameter name to a mask of its shape, True where the weight is kept.
+
+    Raises:
+        ValueError: a name that is no parameter of the model, or a mask of another shape.
+    """
+
+    def __init__(self, model: nn.Module, masks: Mapping[str, Mask]) -> None:
+        parameters = dict(model.named_parameters())
+        if unknown := [name for name in masks if name not in parameters]:
+            raise ValueError(f"no parameter {unknown[0]!r} to mask; this model has {', '.join(parameters)}")
+        self.held: list[tuple[nn.Parameter, Tensor]] = []
+        for name, mask in masks.items():
+            parameter = parameters[name]
+            if mask.shape != parameter.shape or mask.dtype != torch.bool:
+                raise ValueError(
+                    f"the mask of {name} must be Boolean of shape {tuple(parameter.shape)}, got {mask.dtype} of shape {tuple(mask.shape)}"
+                )
+            self.held.append((parameter, ~mask.to(parameter.device)))
+
+    @torch.no_grad()
+    def zero_weights(self) -> None:
+        """Make every weight outside its mask zero."""
+        for parameter, dropped in self.held:
+            parameter.masked_fill_(dropped, 0)
+
+    @torch.no_grad()
+    def zero_gradients(self) -> None:
+        """The same for the gradients of those that have one; a frozen parameter has none."""
+        for parameter, dropped in self.held:
+            if parameter.grad is not None:
+                parameter.grad.masked_fill_(dropped, 0)
