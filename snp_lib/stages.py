@@ -9,7 +9,7 @@ import numpy as np
 
 from snp_lib import data
 from snp_lib.derived import Arrays, derived
-from snp_lib.performance import claims, group_units, measure, summarize, train_readouts, unit_matrices
+from snp_lib.performance import group_units, measure, summarize, train_readouts, unit_matrices
 from snp_lib.store import Run
 from snp_lib.training import accuracy
 from snp_lib.training.augmentation import make_normalize
@@ -26,7 +26,7 @@ def stage(run: Run, epoch: int, *, device: str = "cpu", refresh: bool = False, p
     Returns:
         Arrays by name: ``thetas`` (θ,); ``accuracy`` (1,) of the network and ``readout_accuracy`` (site,), in [0, 1];
         ``statistics`` (site, θ, statistic), in the order of :data:`STATISTICS` and of the run's sites; for every
-        ``mha`` site ``claims/SITE`` (θ, head, label), see :func:`snp_lib.performance.claims`.
+        ``mha`` site ``sets/SITE`` (θ, node, ⌈label/8⌉), the diagonal sets as packed bits, see :func:`diagonal_sets_at`.
 
     Raises:
         StoreError: the run has no snapshot of that epoch, or its weights are not here.
@@ -34,6 +34,14 @@ def stage(run: Run, epoch: int, *, device: str = "cpu", refresh: bool = False, p
     snapshot = None if epoch == run.experiment.recipe.epochs else epoch
     options = {"epoch": epoch, "thetas": list(THETAS), "statistics": list(STATISTICS)}
     return derived(run, f"stage-{epoch:03d}", options, functools.partial(_measure_stage, run, snapshot, device, progress), refresh=refresh)
+
+
+def diagonal_sets_at(arrays: Arrays, site: str, theta: float, labels: int) -> Bool[np.ndarray, "node label"]:
+    """Labels that each node of an ``mha`` site recognised at a stage; raises ValueError for a θ that was not kept."""
+    kept = np.flatnonzero(np.isclose(arrays["thetas"], theta))
+    if not len(kept):
+        raise ValueError(f"stages are kept for θ = {', '.join(map(str, THETAS))}, not {theta}")
+    return np.unpackbits(arrays[f"sets/{site}"][kept[0]], axis=-1, count=labels).astype(bool)
 
 
 def stages(run: Run) -> list[int]:
@@ -59,8 +67,7 @@ def _measure_stage(run: Run, epoch: int | None, device: str, progress: bool) -> 
             averages = summary.averages()
             statistics[s, t] = [averages[name] for name in STATISTICS]
         if site.endswith(".mha"):
-            heads = run.manifest["num_heads"]
-            arrays[f"claims/{site}"] = np.stack([claims(summary, heads) for summary in summaries]).astype(np.uint16)
+            arrays[f"sets/{site}"] = np.packbits([summary.diagonal for summary in summaries], axis=-1)
     arrays["readout_accuracy"] = np.array([found.readout_accuracy[site] for site in sites])
     arrays["accuracy"] = np.array([accuracy(found.logits, dataset.test.labels)])
     return arrays

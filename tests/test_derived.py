@@ -16,7 +16,7 @@ from conftest import shortened, unchecked
 from safetensors.torch import load_file
 
 from snp_lib import data, derived, paths, stages, store
-from snp_lib.performance import claims, summarize
+from snp_lib.performance import summarize
 from snp_lib.store import Run, StoreError
 from snp_lib.training import accuracy
 from snp_lib.training.augmentation import make_normalize
@@ -165,8 +165,11 @@ def test_the_last_stage_is_the_run_itself(staged_run: Run, own_records: None) ->
             found = dict(zip(stages.STATISTICS, last["statistics"][s, t], strict=True))
             assert found["labels"] == pytest.approx(summary.labels_per_unit(), abs=0.1)
             if site.endswith(".mha"):
-                difference = last[f"claims/{site}"][t].astype(int) - claims(summary, staged_run.manifest["num_heads"])
-                assert np.abs(difference).sum() <= 2
+                sets = stages.diagonal_sets_at(last, site, theta, labels=10)
+                assert sets.shape == summary.diagonal.shape
+                assert (sets != summary.diagonal).sum() <= 2
+    with pytest.raises(ValueError, match=r"stages are kept for θ = 0.2, .*, not 0.35"):
+        stages.diagonal_sets_at(last, "block1.mha", 0.35, labels=10)
 
 
 def test_stages_differ_and_are_kept(staged_run: Run, own_records: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,9 +27,10 @@ def claims(nodes: Summary | ArrayLike, num_heads: int, threshold: float = THETA)
     """A[h, l], the number of nodes of head h that recognise label l.
 
     Args:
-        nodes: a summary of the nodes of an ``mha`` site, or their performance matrices (node, label, label).
+        nodes: a summary of the nodes of an ``mha`` site, their diagonal sets (node, label), or their performance matrices
+            (node, label, label).
         num_heads: H; the nodes stand head by head.
-        threshold: θ for matrices; a summary has been thresholded already and ignores it.
+        threshold: θ for matrices; summaries and sets have been thresholded already and ignore it.
 
     Raises:
         ValueError: the nodes do not divide into this many heads, or what :func:`binarize` raises.
@@ -298,7 +299,13 @@ def agreement(
 
 
 def _node_sets(nodes: Summary | ArrayLike, num_heads: int, threshold: float) -> Bool[np.ndarray, "node label"]:
-    sets: np.ndarray = nodes.diagonal if isinstance(nodes, Summary) else diagonal_sets(binarize(nodes, threshold))
+    sets: np.ndarray
+    if isinstance(nodes, Summary):
+        sets = nodes.diagonal
+    elif (given := np.asarray(nodes)).dtype == bool and given.ndim == 2:
+        sets = given
+    else:
+        sets = diagonal_sets(binarize(nodes, threshold))
     if num_heads < 1 or len(sets) % num_heads or not len(sets):
         raise ValueError(f"{len(sets)} nodes do not divide into {num_heads} heads")
     return sets

@@ -137,7 +137,7 @@ class _Training:
         device: torch.device,
         fingerprint: str,
         path: Path | None,
-        masks: Mapping[str, Mask] | None,
+        masks: Mapping[str, Mask] | None = None,
     ) -> None:
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model, self.dataset, self.recipe, self.seed, self.device = model, dataset, recipe, seed, device
