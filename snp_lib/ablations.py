@@ -6,7 +6,7 @@ import functools
 
 import numpy as np
 
-from snp_lib import data
+from snp_lib import data, making
 from snp_lib.derived import Arrays, derived
 from snp_lib.performance import HeadAblation, ablate_heads, kept_heads
 from snp_lib.performance.ablation import Replacement
@@ -15,7 +15,7 @@ from snp_lib.training.augmentation import make_normalize
 
 
 def head_ablation(
-    run: Run, replacement: Replacement = "zero", *, device: str = "cpu", refresh: bool = False, progress: bool = True
+    run: Run, replacement: Replacement = "zero", *, device: str = "auto", refresh: bool = False, progress: bool = True
 ) -> HeadAblation:
     """Accuracy per label on the test split with each head, each pair of heads, and all heads but one switched off.
 
@@ -39,9 +39,10 @@ def head_ablation(
 
 
 def _ablate(run: Run, replacement: Replacement, device: str, progress: bool) -> Arrays:
+    place = making.choose_device(device)
     dataset = data.load(run.experiment.dataset, size=run.experiment.dataset_size, progress=progress)
     heads = run.manifest["num_heads"]
     kept = np.concatenate([kept_heads("removed", heads), kept_heads("alone", heads), kept_heads("pairs", heads)])
-    normalize = make_normalize(run.experiment.recipe, dataset.train.images.to(device))
-    found = ablate_heads(run.network().to(device), dataset.test, normalize, kept, replacement=replacement, progress=progress)
+    normalize = make_normalize(run.experiment.recipe, dataset.train.images.to(place))
+    found = ablate_heads(run.network().to(place), dataset.test, normalize, kept, replacement=replacement, progress=progress)
     return {"kept": found.kept, "accuracy": found.accuracy, "baseline": found.baseline, "images": found.images}

@@ -125,6 +125,7 @@ def cct(scale: Scale, seed: int) -> Experiment:
             model_options={"image_size": 16, "in_channels": 1, "embed_dim": 48, "num_heads": 4, "stochastic_depth": 0.0},
             recipe=Recipe(epochs=12, batch_size=64, lr=2e-3, weight_decay=0.03, warmup_epochs=1, crop_padding=1, flip=False, eval_every=3),
             readout=ReadoutRecipe(epochs=12, batch_size=64),
+            snapshots=(0, 1, 4),
         )
     if scale == "small":
         return Experiment(

@@ -149,6 +149,77 @@ def ladder(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def claim_maps(maps: dict[str, np.ndarray]) -> Figure:
+    """One strip per encoder: heads down, labels across, sorted by the head that claims them most; dark is many nodes.
+
+    Every label's claims are shown as shares of its own claims, so that a column says who claims it.
+    """
+    figure, axes = plt.subplots(len(maps), 1, figsize=(6.4, 1.0 * len(maps) + 0.8), layout="constrained", squeeze=False)
+    for axis, (title, claims) in zip(axes.flat, maps.items(), strict=True):
+        share = claims / np.maximum(claims.sum(axis=0), 1)
+        order = np.lexsort((-share.max(axis=0), share.argmax(axis=0)))
+        image = axis.imshow(share[:, order], aspect="auto", cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+        axis.set(ylabel=title, xticks=[], yticks=range(len(claims)), yticklabels=range(1, len(claims) + 1))
+        axis.tick_params(labelsize=9, length=0)
+    axes.flat[-1].set_xlabel("labels, sorted by the head that claims them most")
+    figure.colorbar(image, ax=axes, label="share of the label's claims", shrink=min(1.0, 2.5 / len(maps)))
+    return figure
+
+
+def against_chance(table: pd.DataFrame, x: str, y: str, chance: str, *, xlabel: str, ylabel: str, names: tuple[str, str]) -> Figure:
+    """A measure and what chance gives, mean over the rows of each x, band ± one standard deviation."""
+    figure, axis = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
+    _band(axis, table, x, y, COLORS["mha"], names[0], "o-")
+    _band(axis, table, x, chance, CONTROL, names[1], "s:")
+    axis.set(xlabel=xlabel, ylabel=ylabel, xticks=sorted(table[x].unique()))
+    axis.set_ylim(bottom=0)
+    _legend(figure, axis, columns=2)
+    return figure
+
+
+def over_training(table: pd.DataFrame, y: str, *, ylabel: str) -> Figure:
+    """A measure against finished epochs, one line per encoder from light (first) to dark (last)."""
+    blocks = sorted(table.block.unique())
+    shades = sns.light_palette(COLORS["mha"], n_colors=len(blocks) + 2)[2:]
+    figure, axis = plt.subplots(figsize=(5.6, 3.9), layout="constrained")
+    for block, shade in zip(blocks, shades, strict=True):
+        _band(axis, table[table.block == block], "epoch", y, shade, f"encoder {block}", "o-")
+    axis.axhline(0, color=CONTROL, lw=0.8, ls=":")
+    axis.set_xscale("symlog", base=2, linthresh=1)
+    epochs = sorted(table.epoch.unique())
+    axis.set_xticks(epochs, [str(epoch) for epoch in epochs])
+    axis.set(xlabel="finished epochs", ylabel=ylabel)
+    _legend(figure, axis, columns=3)
+    return figure
+
+
+def correlations(table: pd.DataFrame) -> Figure:
+    """Rank correlations with their 95 % intervals, one point per seed, side by side at each encoder."""
+    figure, axis = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
+    seeds = sorted(table.seed.unique())
+    for i, seed in enumerate(seeds):
+        rows = table[table.seed == seed]
+        place = rows.block + 0.15 * (i - (len(seeds) - 1) / 2)
+        axis.vlines(place, rows.low, rows.high, color=COLORS["mha"], lw=1.2, alpha=0.6)
+        axis.plot(place, rows.correlation, "o", color=COLORS["mha"], ms=5)
+    axis.axhline(0, color=CONTROL, lw=0.8, ls=":")
+    axis.set(xlabel="encoder", ylabel="rank correlation", xticks=sorted(table.block.unique()))
+    return figure
+
+
+def ablation_accuracy(table: pd.DataFrame) -> Figure:
+    """Accuracy with heads switched off against the encoder, one line per variant; mean over seeds, band ± one standard deviation."""
+    figure, axis = plt.subplots(figsize=(5.6, 3.9), layout="constrained")
+    looks = ((CONTROL, "s:"), (COLORS["ff"], "o-"), (COLORS["ff_hidden"], "o-"), (COLORS["mha"], "o-"))
+    percent = table.assign(percent=100 * table.accuracy)
+    for variant, (color, style) in zip(table.variant.unique(), looks, strict=True):
+        _band(axis, percent[percent.variant == variant], "block", "percent", color, variant, style)
+    axis.set(xlabel="encoder whose heads are switched off", ylabel="test accuracy (%)", xticks=sorted(table.block.unique()))
+    axis.set_ylim(bottom=0)
+    _legend(figure, axis, columns=2)
+    return figure
+
+
 def _panels(count: int) -> tuple[Figure, list[Axes]]:
     """At most two panels side by side, so that letters stay legible when the page is 400 pixels wide."""
     columns = 1 if count == 1 else 2

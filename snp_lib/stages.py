@@ -6,8 +6,9 @@ import functools
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 
-from snp_lib import data
+from snp_lib import data, making
 from snp_lib.derived import Arrays, derived
 from snp_lib.performance import group_units, measure, summarize, train_readouts, unit_matrices
 from snp_lib.store import Run
@@ -18,7 +19,7 @@ THETAS = (0.2, 0.3, 0.4, 0.5, 0.6)
 STATISTICS = ("labels", "cluster_size", "clusters", "noise", "signal", "internal_noise", "external_noise", "snr")
 
 
-def stage(run: Run, epoch: int, *, device: str = "cpu", refresh: bool = False, progress: bool = True) -> Arrays:
+def stage(run: Run, epoch: int, *, device: str = "auto", refresh: bool = False, progress: bool = True) -> Arrays:
     """Readouts trained on the network as it was after ``epoch`` epochs, and what its nodes and heads recognise then.
 
     Everything but the weights of the network is as in the run: readouts, their recipe and seed, the test split.
@@ -51,11 +52,11 @@ def stages(run: Run) -> list[int]:
 
 def _measure_stage(run: Run, epoch: int | None, device: str, progress: bool) -> dict[str, np.ndarray]:
     experiment = run.experiment
-    model = run.network(epoch).to(device)
+    place = making.choose_device(device)
     dataset = data.load(experiment.dataset, size=experiment.dataset_size, progress=progress)
-    sites = list(run.sites)
+    sites, model = list(run.sites), run.network(epoch).to(place)
     readouts = train_readouts(model, dataset, sites, experiment.readout, experiment.recipe, seed=experiment.seed, progress=progress)
-    normalize = make_normalize(experiment.recipe, dataset.train.images.to(device))
+    normalize = make_normalize(experiment.recipe, dataset.train.images.to(place))
     found = measure(model, readouts, dataset.test, normalize, num_classes=dataset.num_classes, progress=progress)
     statistics = np.empty((len(sites), len(THETAS), len(STATISTICS)))
     arrays: dict[str, Any] = {"thetas": np.array(THETAS), "statistics": statistics}

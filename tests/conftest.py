@@ -50,7 +50,7 @@ def unchecked() -> Iterator[None]:
 def shortened(name: str = "cct-test", seed: int = 0) -> experiments.Experiment:
     """The smoke experiment with two epochs for the network and two for the readouts."""
     smoke = experiments.get("cct", "smoke", seed)
-    return smoke.vary(name, recipe=replace(smoke.recipe, epochs=2, eval_every=1), readout=replace(smoke.readout, epochs=2))
+    return smoke.vary(name, snapshots=None, recipe=replace(smoke.recipe, epochs=2, eval_every=1), readout=replace(smoke.readout, epochs=2))
 
 
 def first_digits() -> Dataset:
