@@ -194,9 +194,10 @@ def to_the_end(
     recipe = replace(experiment.recipe, epochs=epochs, eval_every=epochs)
     prepare = usual_loop.transform(recipe, dataset.test.images.shape[-1], mean, deviation, train=False)
     tests = usual_loop.loader(dataset.test, 256, prepare, False, device)
+    shape = built(experiment, dataset).config
     for seed in range(seeds):
         torch.manual_seed(seed)
-        public = usual_loop.network(built(experiment, dataset).config)
+        public = usual_loop.network(shape)
         started = time.perf_counter()
         running = usual(public, dataset, recipe, device)
         for _ in range(epochs):
@@ -204,9 +205,8 @@ def to_the_end(
         found["the usual loop"]["seconds"].append(time.perf_counter() - started)
         found["the usual loop"]["accuracy"].append(usual_loop.evaluate(public, tests, device))
         model = built(replace(experiment, seed=seed), dataset)
-        started = time.perf_counter()
         history = train(model, dataset, recipe, seed=seed, device=device, progress=False)
-        found["ours"]["seconds"].append(time.perf_counter() - started)
+        found["ours"]["seconds"].append(sum(row["seconds"] for row in history))  # as for the usual loop, without evaluation
         found["ours"]["accuracy"].append(history[-1]["test_accuracy"])
     return found
 

@@ -25,7 +25,7 @@ from snp_lib.training import Stopped, TrainingError, team
 from snp_lib.training.checkpoint import CheckpointError
 
 EXPECTED_ERRORS = (
-    data.DataError, store.StoreError, TrainingError, CheckpointError, ReportError, reproduce.ReproduceError, ValueError
+    data.DataError, store.StoreError, TrainingError, CheckpointError, ReportError, reproduce.ReproduceError, ValueError, OSError
 )  # fmt: skip
 
 
@@ -217,6 +217,10 @@ def _record(options: argparse.Namespace) -> int:
         raise ValueError("--weights goes with --to DIR; a committed record holds no weights")
     if (options.set is None) == (options.experiment is None):
         raise ValueError("name an EXPERIMENT or a --set NAME, not both")
+    if options.set is None and options.budget < math.inf:
+        raise ValueError("--budget goes with --set NAME")
+    if options.set is not None and options.weights:
+        raise ValueError("--weights goes with an EXPERIMENT; a set is recorded without")
     if options.set is not None:
         for finished, path in recording.record_set(options.set, options.scale, budget=options.budget, device=options.device, to=options.to):
             print(
@@ -224,7 +228,7 @@ def _record(options: argparse.Namespace) -> int:
             )
         return 0
     for finished in [_finished(options, seed) for seed in options.seeds]:
-        path = transport.pack(finished, options.to, weights=options.weights) if options.to else store.promote(finished)
+        path = transport.pack(finished, options.to, weights=options.weights) if options.to else recording.keep(finished)
         print(f"{finished.experiment.id}: {path} ({_megabytes(path)})")
     return 0
 

@@ -16,11 +16,16 @@ from snp_lib.experiments import Experiment
 
 FORMAT = "snp-run-1"
 FILES = ("arrays.npz", "weights.safetensors")  # of every run; a record comes without the weights
+ROUNDED = 2e-3  # of the test accuracy: logits in half precision may tie
 ARRAYS_LIMIT = 200_000_000  # bytes the arrays of a run may take unpacked
 
 
 class SkewError(ValueError):
     """Whole, but made by another version of the library or of its experiment; the message says what to do."""
+
+
+class DefinitionError(SkewError):
+    """Made by another definition of its experiment, or by an experiment that the catalogue does not have."""
 
 
 def snapshot_name(epoch: int) -> str:
@@ -75,6 +80,7 @@ def _check_finished(manifest: dict[str, Any]) -> None:
         "metrics": 0 <= metrics["test_accuracy"] <= 1 and metrics["readout_accuracy"].keys() == sites.keys(),
         "sites": len(sites) > 0 and all(type(channels) is int and channels > 0 for channels in sites.values()),
         "class_names": len(names) > 0 and all(isinstance(name, str) for name in names),
+        "code": isinstance(manifest["code"], str) and isinstance(manifest["data_checksum"], str),
         "files": sorted(manifest["files"]) == sorted(files_of(described))
         and all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in manifest["files"].values()),
     }
@@ -92,20 +98,20 @@ def check_definition(manifest: dict[str, Any], experiment: Experiment | None = N
         experiment: what the run must be; default: what the catalogue has under its name, scale and seed.
 
     Raises:
-        SkewError: unknown to the catalogue, or defined in another way; names the fields that differ.
+        DefinitionError: unknown to the catalogue, or defined in another way; names the fields that differ.
     """
     described = manifest["experiment"]
     if experiment is None:
         try:
             experiment = experiments.get(described["name"], described["scale"], described["seed"])
         except ValueError as error:
-            raise SkewError(
+            raise DefinitionError(
                 f"is of an experiment that this catalogue does not have: {error}. "
                 f"Bring snp_lib here to the version that made it ({manifest['code']!r:.60}), or add the experiment to the catalogue."
             ) from error
     changed = differences(described, experiment.describe())
     if changed or (manifest["hash"], manifest["training_hash"]) != (experiment.hash, experiment.training_hash):
-        raise SkewError(
+        raise DefinitionError(
             f"was made by another definition of {experiment.id} (differs in {', '.join(changed) or 'its hash'}). "
             f"Bring snp_lib here to the version that made it ({manifest['code']!r:.60}), train it again with refresh=True, "
             "or give the changed experiment a name of its own with .vary(name, …)."
@@ -147,6 +153,9 @@ def load_arrays(source: Path | BytesIO, manifest: dict[str, Any]) -> dict[str, n
                 raise ValueError(f"{name!r} holds numbers that are not finite")
         if arrays["labels"].max() >= classes:
             raise ValueError(f"'labels' holds {arrays['labels'].max()}; there are {classes} classes")
+        found, said = (arrays["logits"].argmax(1) == arrays["labels"]).mean(), manifest["metrics"]["test_accuracy"]
+        if abs(found - said) > ROUNDED:
+            raise ValueError(f"its logits have a test accuracy of {found:.4f}, its manifest says {said:.4f}")
     except Exception as error:  # zipfile and numpy meet damage with a dozen kinds of error
         raise ValueError(f"arrays.npz does not hold the arrays of this run: {error}") from error
     return arrays

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 import snp_lib
@@ -25,10 +26,11 @@ from snp_lib.experiments import Experiment
 from snp_lib.models import create_model
 from snp_lib.paths import PROJECT, runs_dir
 from snp_lib.performance import measure, train_readouts
-from snp_lib.training import accuracy, team, train
-from snp_lib.training import checkpoint as checkpoints
+from snp_lib.training import TrainingError, accuracy, team, train
 from snp_lib.training.augmentation import make_normalize
 from snp_lib.training.loop import uses_bfloat16
+
+CHECKPOINT = "checkpoint.safetensors"
 
 
 def make(
@@ -55,11 +57,15 @@ def make(
     if team.rank() > 0:
         dataset = data.load(experiment.dataset, data_root, size=experiment.dataset_size, progress=False)
     model = initial_model(experiment, dataset.num_classes)
-    checkpoint = folder / "checkpoint.safetensors"
+    checkpoint, code = folder / CHECKPOINT, code_version()
 
     def keep_snapshot(epoch: int) -> None:
         if epoch in (experiment.snapshots or ()):
-            save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / snapshot_name(epoch))
+            path = folder / snapshot_name(epoch)
+            try:
+                save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
+            except (OSError, SafetensorError) as error:
+                raise TrainingError(f"cannot write {path}: {error}. Make room; the same command goes on.") from error
 
     history = train(
         model,
@@ -67,7 +73,7 @@ def make(
         experiment.recipe,
         seed=experiment.seed,
         device=device,
-        fingerprint=experiment.training_hash,
+        fingerprint=f"{experiment.training_hash} {experiment.snapshots}",  # a resumed training must have kept them
         checkpoint=checkpoint,
         deadline=deadline,
         after_epoch=keep_snapshot,
@@ -75,11 +81,10 @@ def make(
     )
     if team.rank() == 0:
         metrics = _measure(model, experiment, dataset, folder, device, deadline, progress)
-        manifest = _manifest(experiment, dataset, device, history) | {"metrics": metrics}
+        manifest = _manifest(experiment, dataset, device, history) | {"code": code, "metrics": metrics}
         manifest |= {"sites": model.sites, "num_heads": model.config.num_heads}
         manifest["files"] = {name: sha256(folder / name) for name in files_of(experiment.describe())}
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
-        checkpoints.remove(checkpoint)
     return folder
 
 
@@ -151,7 +156,6 @@ def _manifest(experiment: Experiment, dataset: Dataset, device: torch.device, hi
         "experiment": experiment.describe(),
         "hash": experiment.hash,
         "training_hash": experiment.training_hash,
-        "code": code_version(),
         "libraries": {
             "python": platform.python_version(),
             "numpy": np.__version__,
@@ -160,6 +164,7 @@ def _manifest(experiment: Experiment, dataset: Dataset, device: torch.device, hi
         },
         "device": device_name(device),
         "processes": team.size(),
+        "threads": torch.get_num_threads(),
         "precision": "bfloat16" if uses_bfloat16(experiment.recipe.precision, device) else "float32",
         "training_seconds": round(sum(row["seconds"] for row in history), 1),
         "data_checksum": dataset.checksum,

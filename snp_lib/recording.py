@@ -6,9 +6,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from snp_lib import experiments, store, transport
+from snp_lib import derived, experiments, store, transport
 from snp_lib.experiments import Scale
-from snp_lib.store import Run, StoreError
+from snp_lib.store import OutdatedError, Run
+from snp_lib.training import team
 
 
 def record_set(
@@ -28,17 +29,26 @@ def record_set(
 
     Raises:
         Stopped: the budget was used up before the last run was finished.
+        StoreError: what is stored is damaged or of a newer version: it is not replaced unasked.
         ValueError: unknown set.
     """
     deadline = time.monotonic() + budget
     for experiment in experiments.members(name, scale):
         finished = store.run(experiment, device=device, refresh=_outdated(experiment), deadline=deadline, progress=progress)
-        yield finished, store.promote(finished) if to is None else transport.pack(finished, to)
+        if team.rank() == 0:
+            yield finished, keep(finished) if to is None else transport.pack(finished, to)
+
+
+def keep(run: Run) -> Path:
+    """Copy a run and the measurements that hang off it to the committed records; raises StoreError as both do."""
+    path = store.promote(run)
+    derived.promote(run)
+    return path
 
 
 def _outdated(experiment: experiments.Experiment) -> bool:
     try:
         store.find(experiment)
-    except StoreError:
+    except OutdatedError:
         return True
     return False

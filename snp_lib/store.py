@@ -17,13 +17,14 @@ import torch
 from jaxtyping import Float, UInt8
 from safetensors.torch import load_file
 
-from snp_lib.contents import SkewError, check_definition, load_arrays, parse_manifest, snapshot_name
+from snp_lib.contents import DefinitionError, SkewError, check_definition, load_arrays, parse_manifest, snapshot_name
 from snp_lib.disk import locked, replace_folder, sha256, write_durably
 from snp_lib.experiments import Experiment
-from snp_lib.making import choose_device, initial_model, make
+from snp_lib.making import CHECKPOINT, choose_device, initial_model, make
 from snp_lib.models import CCT
 from snp_lib.paths import RECORDS, runs_dir
 from snp_lib.performance import group_units, unit_matrices
+from snp_lib.training import checkpoint as checkpoints
 from snp_lib.training import team
 
 RECORD_LIMIT = 8_000_000  # bytes a record may take
@@ -34,6 +35,10 @@ Place = Literal["runs", "records"]
 
 class StoreError(RuntimeError):
     """A run or record is damaged, of another format, or was made by another definition of its experiment."""
+
+
+class OutdatedError(StoreError):
+    """A run or record is whole, but of another definition of its experiment."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +166,7 @@ def run(
         folder = make(experiment, chosen, data_root=data_root, deadline=deadline, progress=progress)
         if team.rank() == 0:
             replace_folder(folder, runs_dir() / experiment.id)
+            checkpoints.remove(runs_dir() / experiment.id / CHECKPOINT)  # only now: a crash before this loses no training
         team.decide(True)  # nobody reads before it is there
         return _found(experiment)
 
@@ -206,6 +212,8 @@ def read(path: Path, experiment: Experiment | None = None) -> Run:
             wanted = name == "arrays.npz" or (path / name).exists()  # a record comes without weights
             if wanted and (found := sha256(path / name)) != expected:
                 raise StoreError(f"{path / name} is damaged: SHA-256 {found[:12]}…, expected {expected[:12]}…. {_again(path)}")
+    except DefinitionError as error:
+        raise OutdatedError(f"{path} {error}") from error
     except SkewError as error:
         raise StoreError(f"{path} {error}") from error
     except (OSError, ValueError) as error:

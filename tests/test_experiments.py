@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import MISSING, replace
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ from conftest import unchecked
 
 from snp_lib import experiments
 from snp_lib.experiments import get, parse_seeds
-from snp_lib.models import create_model
+from snp_lib.models import CCT_SIZES, CCTConfig, create_model
 
 
 @pytest.mark.parametrize(("name", "scale"), [(name, scale) for name, entry in experiments.CATALOGUE.items() for scale in entry.cost])
@@ -57,3 +57,20 @@ def test_seeds_from_text() -> None:
     for wrong in ("", "0,", "1,1", "-1", "a", "0;1", "1.5"):
         with pytest.raises(ValueError, match="expected distinct seeds"):
             parse_seeds(wrong)
+
+
+def test_what_the_hash_takes_for_granted_has_not_changed() -> None:
+    """A default is part of every experiment that does not name it: give a new behaviour an option of its own."""
+    optional = {name: value.default for name, value in CCTConfig.__dataclass_fields__.items() if value.default is not MISSING}
+    assert optional == {
+        "image_size": 32,
+        "in_channels": 3,
+        "conv_stride": None,
+        "conv_channels": 64,
+        "block_order": "released",
+        "positional_embedding": "learned",
+        "dropout": 0.0,
+        "attention_dropout": 0.1,
+        "stochastic_depth": 0.1,
+    }
+    assert CCT_SIZES[7] == (256, 4, 2.0)

@@ -88,6 +88,19 @@ def test_sigterm_stops_after_the_step_with_a_checkpoint(uninterrupted: Outcome, 
     assert_resumes(path, few_digits, uninterrupted)
 
 
+def test_sigterm_in_the_last_epoch_stops_what_would_come_after_it(few_digits: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+
+    def terminate(epoch: int) -> None:
+        if epoch == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    options: dict[str, Any] = {"seed": 0, "device": CPU, "checkpoint": path, "progress": False}
+    with pytest.raises(Stopped, match="stopped by SIGTERM after 4 of 4 epochs"):
+        train(network(), few_digits, RECIPE, after_epoch=terminate, **options)
+    assert len(train(network(), few_digits, RECIPE, **options)) == 4
+
+
 def test_the_time_limit_stops_in_the_middle_of_an_epoch(
     uninterrupted: Outcome, few_digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,6 +60,16 @@ def test_a_run_of_an_older_definition_is_made_again(short_set: Path, monkeypatch
     assert store.read(path).record == second.record
 
 
+def test_a_newer_run_is_not_replaced_unasked(short_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ((finished, _), _) = recording.record_set("cct", "smoke", budget=600, device="cpu", progress=False)
+    manifest = finished.path / "manifest.json"
+    newer = manifest.read_text().replace('"snp-run-1"', '"snp-run-9"')
+    manifest.write_text(newer)
+    with pytest.raises(store.StoreError, match=r"newer than 'snp-run-1'.*Update snp_lib here"):
+        list(recording.record_set("cct", "smoke", budget=600, device="cpu", progress=False))
+    assert manifest.read_text() == newer
+
+
 def test_the_command_records_a_set_and_says_when_the_budget_ended(
     short_set: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,6 +87,8 @@ def test_the_command_records_a_set_and_says_when_the_budget_ended(
     [
         (["record"], "name an EXPERIMENT or a --set NAME, not both"),
         (["record", "cct", "--set", "cct"], "name an EXPERIMENT or a --set NAME, not both"),
+        (["record", "cct", "--budget", "9m"], "--budget goes with --set NAME"),
+        (["record", "--set", "cct", "--weights", "--to", "x"], "--weights goes with an EXPERIMENT"),
         (["record", "--set", "cct", "--budget", "9"], "expected a time such as 30s, 9m or 2h, got '9'"),
         (["train", "cct", "--time-limit", "0m"], "expected a time such as 30s, 9m or 2h, got '0m'"),
     ],

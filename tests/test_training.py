@@ -79,7 +79,14 @@ def test_the_last_test_accuracy_is_that_of_the_model_returned(few_digits: Datase
     assert accuracy(torch.eye(4), torch.tensor([0, 1, 2, 0])) == 0.75
 
 
-def stop_after(steps: int, path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def stop_after(
+    steps: int,
+    path: Path,
+    dataset: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+    model: CCT | None = None,
+    recipe: Recipe = RECIPE,
+) -> None:
     """Train until the checkpoint of a step is written."""
     save = checkpoint.save
 
@@ -91,7 +98,31 @@ def stop_after(steps: int, path: Path, dataset: Dataset, monkeypatch: pytest.Mon
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save", save_and_stop)
         with pytest.raises(KeyboardInterrupt):
-            fit(network(), dataset, path=path)
+            fit(model or network(), dataset, recipe, path)
+
+
+def coloured(dataset: Dataset) -> Dataset:
+    """The same pictures in three channels: convolutions whose weights do not lie in memory as their shape says."""
+    train, test = (Split(s.images.repeat(1, 3, 1, 1), s.labels) for s in (dataset.train, dataset.test))
+    return replace(dataset, train=train, test=test)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_resuming_a_colour_network_gives_the_same_bits(
+    optimizer: str, few_digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = RECIPE if optimizer == "adamw" else replace(RECIPE, optimizer="sgd", momentum=0.9, lr=0.01)
+    dataset, path = coloured(few_digits), tmp_path / "checkpoint.safetensors"
+
+    def colour_network(seed: int) -> CCT:
+        torch.manual_seed(seed)
+        return create_model("cct_2_3x1", num_classes=10, in_channels=3, image_size=8, embed_dim=12, num_heads=3)
+
+    whole, resumed = colour_network(0), colour_network(9)
+    history = fit(whole, dataset, recipe)
+    stop_after(6, path, dataset, monkeypatch, colour_network(0), recipe)
+    assert timeless(fit(resumed, dataset, recipe, path)) == timeless(history)
+    assert_same_bits(resumed, whole.state_dict())
 
 
 def test_resuming_at_any_step_gives_the_same_bits(
@@ -166,7 +197,7 @@ def test_other_checkpoints_are_refused_and_the_model_is_as_before(how: str, writ
     damage(written)
     content, model = written.read_bytes(), network(seed=5)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with pytest.raises(CheckpointError, match=f"{reason}.*Delete .*{written.name} to train from the beginning"):
+    with pytest.raises(CheckpointError, match=f"{reason}.*Delete .*{written.name} and .*previous to train from the beginning"):
         fit(model, few_digits, path=written)
     assert_same_bits(model, before)
     assert written.read_bytes() == content
@@ -182,15 +213,39 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
 ) -> None:
     path = tmp_path / "checkpoint.safetensors"
     stop_after(6, path, few_digits, monkeypatch)
-    if how == "gone":  # a crash between the two renamings
+    resumed = network(seed=5)
+    if how == "gone":  # a crash between the two renamings: nothing is damaged, nothing to warn of
         path.unlink()
+        history = fit(resumed, few_digits, path=path)
     else:
         DAMAGES[how][0](path)
-    resumed = network(seed=5)
-    with pytest.warns(UserWarning, match=r"Going on from the one before it, checkpoint.safetensors.previous"):
-        history = fit(resumed, few_digits, path=path)
+        with pytest.warns(UserWarning, match=r"Going on from the one before it, checkpoint.safetensors.previous"):
+            history = fit(resumed, few_digits, path=path)
     assert timeless(history) == uninterrupted[1]
     assert_same_bits(resumed, uninterrupted[0])
+
+
+@pytest.mark.parametrize("other", [{"seed": 1}, {"recipe": replace(RECIPE, lr=1e-3)}, {"dataset": "coloured"}])
+def test_a_checkpoint_of_another_seed_recipe_or_data_is_refused(other: dict[str, Any], written: Path, few_digits: Dataset) -> None:
+    dataset = replace(few_digits, checksum="another") if "dataset" in other else few_digits
+    with pytest.raises(CheckpointError, match="belongs to another training"):
+        fit(network(), dataset, other.get("recipe", RECIPE), written, seed=other.get("seed", 0))
+
+
+def test_the_advice_of_a_refused_checkpoint_works(few_digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    stop_after(6, path, few_digits, monkeypatch)
+    path.unlink()
+    with pytest.raises(CheckpointError, match=r"checkpoint.safetensors.previous belongs to another training"):
+        fit(network(), few_digits, path=path, seed=1)  # what is left is named, not what is gone
+    checkpoint.remove(path)
+    assert len(fit(network(), few_digits, path=path, seed=1)) == RECIPE.epochs
+
+
+def test_a_weight_that_is_not_finite_after_the_last_step_is_no_result(few_digits: Dataset) -> None:
+    one_step = replace(RECIPE, epochs=1, batch_size=192, warmup_epochs=0, lr=1e38)
+    with pytest.raises(TrainingError, match="a weight is no longer finite after step 1"):
+        fit(network(), few_digits, replace(one_step, weight_decay=10.0))
 
 
 def test_a_loss_that_explodes_names_step_seed_and_checkpoint(few_digits: Dataset, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from snp_lib.training.loop import uses_bfloat16
 from snp_lib.training.recipe import Recipe
 from snp_lib.training.schedules import warmup_cosine
 from snp_lib.training.seeds import epoch_seed, shuffled_batches
-from snp_lib.training.stopping import Stopped
+from snp_lib.training.stopping import Stopped, StopRequests
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +121,7 @@ def train_readouts(
         Site name to trained readout, in eval mode on the model's device.
 
     Raises:
-        Stopped: ``time.monotonic()`` passed the deadline; readouts start again next time.
+        Stopped: ``time.monotonic()`` passed the deadline, or SIGTERM came; readouts start again next time.
         ValueError: no site, an unknown site, or fewer training images than one batch.
     """
     if not sites:
@@ -144,20 +144,22 @@ def train_readouts(
     optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     steps = len(labels) // recipe.batch_size
     bar = tqdm(total=recipe.epochs * steps, desc="readouts", unit="step", disable=not progress, leave=False)
-    for epoch in range(recipe.epochs):
-        generator = torch.Generator(device).manual_seed(epoch_seed(seed, epoch))
-        for step, batch in enumerate(shuffled_batches(len(labels), recipe.batch_size, generator)):
-            for group in optimizer.param_groups:
-                group["lr"] = warmup_cosine(epoch * steps + step, total=recipe.epochs * steps, warmup=0, peak=recipe.lr, end=0.0)
-            with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                _, features = model(augment(images[batch], generator), sites=sites)
-            losses = [F.cross_entropy(readouts[site](features[site].float()), labels[batch]) for site in sites]
-            optimizer.zero_grad(set_to_none=True)
-            torch.stack(losses).sum().backward()
-            optimizer.step()
-            bar.update()
-            if time.monotonic() > deadline:
-                raise Stopped("its time limit", "while the readouts were trained", "the trained network is kept")
+    with StopRequests() as requests:
+        for epoch in range(recipe.epochs):
+            generator = torch.Generator(device).manual_seed(epoch_seed(seed, epoch))
+            for step, batch in enumerate(shuffled_batches(len(labels), recipe.batch_size, generator)):
+                for group in optimizer.param_groups:
+                    group["lr"] = warmup_cosine(epoch * steps + step, total=recipe.epochs * steps, warmup=0, peak=recipe.lr, end=0.0)
+                with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                    _, features = model(augment(images[batch], generator), sites=sites)
+                losses = [F.cross_entropy(readouts[site](features[site].float()), labels[batch]) for site in sites]
+                optimizer.zero_grad(set_to_none=True)
+                torch.stack(losses).sum().backward()
+                optimizer.step()
+                bar.update()
+                if requests.pending or time.monotonic() > deadline:
+                    bar.close()
+                    raise Stopped(requests.reason, "while the readouts were trained", "the network is kept, the readouts start again")
     bar.close()
     return {site: readout.eval() for site, readout in readouts.items()}
 

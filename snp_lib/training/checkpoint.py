@@ -73,6 +73,8 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, fing
     try:
         return _load(path, model, optimizer, fingerprint)
     except _DamagedError as error:
+        if not path.exists():  # a crash between the two renamings
+            return _load(previous(path), model, optimizer, fingerprint)
         try:
             state = _load(previous(path), model, optimizer, fingerprint)
         except CheckpointError:
@@ -93,7 +95,7 @@ def remove(path: Path) -> None:
 
 
 def _load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str) -> dict[str, Any]:
-    advice = f"Delete {path} to train from the beginning."
+    advice = _advice(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
@@ -118,7 +120,16 @@ def _load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, finger
     state: dict[str, Any] = json.loads(metadata["state"])
     model.load_state_dict(weights)
     optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+    for parameter, own in optimizer.state.items():
+        for key, slot in own.items():
+            if slot.shape == parameter.shape:  # fused kernels walk memory: a slot must lie as its parameter does
+                own[key] = torch.empty_like(parameter).copy_(slot)
     return state
+
+
+def _advice(path: Path) -> str:
+    stem = path.name.removesuffix(".previous")
+    return f"Delete {path.with_name(stem)} and {stem}.previous to train from the beginning."
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import math
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +61,8 @@ def train(
     and thread count. Started by torchrun, the processes train together (see :mod:`snp_lib.training.team`).
 
     Args:
-        fingerprint: identifies the training; a checkpoint with another one is refused.
+        fingerprint: what else identifies the training, besides recipe, seed, data, precision, kind of device, masks and the
+            version of torch; a checkpoint of another training is refused.
         checkpoint: file written every ``checkpoint_seconds``, at the end, and before the training stops early;
             resumed from when it exists.
         deadline: value of ``time.monotonic()`` at which to stop.
@@ -73,7 +77,7 @@ def train(
         ``test_accuracy``; accuracies in [0, 1].
 
     Raises:
-        TrainingError: the loss became NaN or infinite, or exceeded ten times that of guessing.
+        TrainingError: the loss became NaN or infinite, or exceeded ten times that of guessing; or a weight did.
         Stopped: SIGTERM came or the deadline passed; the checkpoint holds everything up to the last step (up to the
             last epoch for several processes).
         CheckpointError: ``checkpoint`` is damaged or of another training.
@@ -105,9 +109,10 @@ def train(
             started = time.perf_counter() - training.seconds
             for batch in training.batches():
                 training.step(network, batch)
+                if whole := training.done % training.steps == 0:
+                    training.check()  # before the clock is read: a GPU may still be at work
                 training.seconds = time.perf_counter() - started
                 bar.update()
-                whole = training.done % training.steps == 0
                 if whole:
                     training.finish_epoch(bar)
                 elif team.size() > 1:
@@ -118,7 +123,7 @@ def train(
                 if finished or stop or due:
                     training.save()
                     saved = time.monotonic()
-                if stop and not finished:
+                if stop and (requests.pending or not finished):  # SIGTERM also ends what comes after the last step
                     kept = f"everything so far is in {checkpoint}" if checkpoint is not None else "without a checkpoint nothing is kept"
                     raise Stopped(requests.reason, f"after {training.epoch} of {recipe.epochs} epochs", kept)
     model.eval()
@@ -141,12 +146,13 @@ class _Training:
     ) -> None:
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model, self.dataset, self.recipe, self.seed, self.device = model, dataset, recipe, seed, device
-        self.fingerprint, self.path = fingerprint, path
+        self.path = path
         self.optimizer = make_optimizer(model, recipe)
         self.holder = Holder(model, masks or {})
         self.images, self.labels = dataset.train.images.to(device), dataset.train.labels.to(device)
         self.augmentation = Augmentation(recipe, self.images, dataset.num_classes)
         self.bfloat16 = uses_bfloat16(recipe.precision, device)
+        self.fingerprint = self._fingerprint(fingerprint, masks or {})
         self.steps = len(self.labels) // recipe.batch_size  # of one epoch
         self.loss_limit = EXPLODED * math.log(max(2, dataset.num_classes))
         self.history: list[dict[str, Any]] = []
@@ -155,6 +161,20 @@ class _Training:
         self.loss_and_hits = torch.zeros(2, dtype=torch.float64, device=device)  # of the running epoch, of this process
         self.bad_step = torch.full((), -1, device=device)  # stays on the device: looking at it every step would stall a GPU
         self.after_epoch: Callable[[int], None] | None = None
+
+    def _fingerprint(self, given: str, masks: Mapping[str, Mask]) -> str:
+        """Of everything that the weights depend on and that a checkpoint could be resumed with by mistake."""
+        described = {
+            "given": given,
+            "recipe": {name: value for name, value in asdict(self.recipe).items() if value is not None},
+            "seed": self.seed,
+            "data": self.dataset.checksum,
+            "bfloat16": self.bfloat16,
+            "device": self.device.type,
+            "torch": torch.__version__,
+            "masks": {name: hashlib.sha256(mask.cpu().numpy().tobytes()).hexdigest() for name, mask in masks.items()},
+        }
+        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def epoch(self) -> int:
@@ -202,6 +222,10 @@ class _Training:
                 + (f"Last good checkpoint: {self.path}. " if written else "")
                 + "A smaller learning rate or a longer warm-up usually cures it."
             )
+        if not bool(torch.stack([p.detach().isfinite().all() for p in self.model.parameters()]).all()):
+            raise TrainingError(
+                f"a weight is no longer finite after step {self.done} (seed {self.seed}). A smaller learning rate usually cures it."
+            )
 
     def finish_epoch(self, bar: tqdm[Any]) -> None:
         """Add the epoch to the history."""
@@ -233,7 +257,9 @@ class _Training:
             return False
         state = checkpoints.load(self.path, self.model, self.optimizer, fingerprint=self.fingerprint)
         self.history, self.done, self.seconds = state["history"], state["steps"], state["seconds"]
+        # what one process saved, each of several takes its share of
         self.loss_and_hits = torch.tensor(state["loss_and_hits"], dtype=torch.float64, device=self.device)
+        self.loss_and_hits[1] /= team.size()
         return True
 
     def save(self) -> None:

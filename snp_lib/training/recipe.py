@@ -32,7 +32,7 @@ class Recipe:
     step_factor: float | None = None  # step: what the rate is multiplied by
     warmup_epochs: float = 0.0
     warmup_lr: float = 1e-6
-    min_lr: float = 1e-5
+    min_lr: float = 1e-5  # of cosine, and never above lr
     cooldown_epochs: float | None = None  # at min_lr, the last of the epochs
     # augmentation, in this order
     crop_padding: int = 4  # pixels; 0: none
@@ -68,6 +68,8 @@ class Recipe:
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {getattr(self, name)!r}")
         self._belong("optimizer", "sgd", "momentum")
         self._belong("schedule", "step", "step_epochs", "step_factor")
+        if self.schedule == "step" and (self.warmup_epochs or self.cooldown_epochs):
+            raise ValueError("warmup_epochs and cooldown_epochs belong to schedule='cosine'")
         if self.resized_crop is not None and self.crop_padding:
             raise ValueError("resized_crop takes the place of crop_padding: set crop_padding to 0")
         if self.warmup_epochs + (self.cooldown_epochs or 0) > self.epochs:

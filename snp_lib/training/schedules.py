@@ -28,6 +28,6 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
         warmup=round(recipe.warmup_epochs * steps),
         peak=recipe.lr,
         start=recipe.warmup_lr,
-        end=recipe.min_lr,
+        end=min(recipe.min_lr, recipe.lr),
         cooldown=round((recipe.cooldown_epochs or 0) * steps),
     )

@@ -24,6 +24,7 @@ class StopRequests:
     def __init__(self) -> None:
         self.pending = False
         self._before: Any = None
+        self._entered = False
 
     @property
     def reason(self) -> str:
@@ -32,11 +33,12 @@ class StopRequests:
     def __enter__(self) -> StopRequests:
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._note)
+            self._entered = True
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
+        if self._entered:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL if self._before is None else self._before)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.pending = True
