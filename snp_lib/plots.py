@@ -193,6 +193,23 @@ def over_training(table: pd.DataFrame, y: str, *, ylabel: str) -> Figure:
     return figure
 
 
+def along_blocks_at_stages(table: pd.DataFrame, y: str, *, kinds: Sequence[str], ylabel: str) -> Figure:
+    """One panel per kind of site: a measure along the encoders, one line per stage from light (untrained) to dark (trained)."""
+    epochs = sorted(table.epoch.unique())
+    figure, axes = _panels(len(kinds))
+    for axis, kind in zip(axes, kinds, strict=True):
+        shades = sns.light_palette(COLORS[kind], n_colors=len(epochs) + 2)[2:]
+        for epoch, shade in zip(epochs, shades, strict=True):
+            rows = table[(table.kind == kind) & (table.epoch == epoch)]
+            name = {0: "untrained", 1: "1 epoch"}.get(epoch, f"{epoch} epochs")
+            _band(axis, rows, "block", y, shade, name, "o-")
+        axis.set(xlabel="encoder", ylabel=ylabel, xticks=sorted(table.block.unique()))
+        axis.set_title(NAMES[kind], fontsize=11)
+        axis.set_ylim(bottom=0)
+        axis.legend(fontsize=9, loc="lower left", ncol=2)
+    return figure
+
+
 def correlations(table: pd.DataFrame) -> Figure:
     """Rank correlations with their 95 % intervals, one point per seed, side by side at each encoder."""
     figure, axis = plt.subplots(figsize=(5.6, 3.6), layout="constrained")

@@ -37,12 +37,17 @@ def stage(run: Run, epoch: int, *, device: str = "auto", refresh: bool = False, 
     return derived(run, f"stage-{epoch:03d}", options, functools.partial(_measure_stage, run, snapshot, device, progress), refresh=refresh)
 
 
-def diagonal_sets_at(arrays: Arrays, site: str, theta: float, labels: int) -> Bool[np.ndarray, "node label"]:
-    """Labels that each node of an ``mha`` site recognised at a stage; raises ValueError for a θ that was not kept."""
+def index_of(arrays: Arrays, theta: float) -> int:
+    """Where a θ stands in the arrays of a stage; raises ValueError for one that was not kept."""
     kept = np.flatnonzero(np.isclose(arrays["thetas"], theta))
     if not len(kept):
         raise ValueError(f"stages are kept for θ = {', '.join(map(str, THETAS))}, not {theta}")
-    return np.unpackbits(arrays[f"sets/{site}"][kept[0]], axis=-1, count=labels).astype(bool)
+    return int(kept[0])
+
+
+def diagonal_sets_at(arrays: Arrays, site: str, theta: float, labels: int) -> Bool[np.ndarray, "node label"]:
+    """Labels that each node of an ``mha`` site recognised at a stage; raises ValueError for a θ that was not kept."""
+    return np.unpackbits(arrays[f"sets/{site}"][index_of(arrays, theta)], axis=-1, count=labels).astype(bool)
 
 
 def stages(run: Run) -> list[int]:

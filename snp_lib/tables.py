@@ -164,6 +164,31 @@ def symmetry_at_stages(
     return pd.DataFrame(rows)
 
 
+def statistics_at_stages(
+    runs: Sequence[Run], *, theta: float = THETA, epochs: Sequence[int] | None = None, device: str = "auto"
+) -> pd.DataFrame:
+    """Averages over the nodes of each site at stages of the training: one row per seed, epoch and site.
+
+    Returns:
+        Columns seed, epoch, block, kind, accuracy (of the site's readout) and those of
+        :data:`snp_lib.stages.STATISTICS`, which are named as in :func:`site_statistics`.
+
+    Raises:
+        ValueError: a θ that the stages do not keep.
+    """
+    rows = []
+    for run in runs:
+        for epoch in epochs if epochs is not None else run.experiment.snapshots or ():
+            arrays = stages.stage(run, epoch, device=device)
+            at = stages.index_of(arrays, theta)
+            for s, site in enumerate(run.sites):
+                block, kind = split_site(site)
+                place = {"seed": run.experiment.seed, "epoch": epoch, "block": block, "kind": kind}
+                place["accuracy"] = arrays["readout_accuracy"][s]
+                rows.append(place | dict(zip(stages.STATISTICS, arrays["statistics"][s, at], strict=True)))
+    return pd.DataFrame(rows)
+
+
 def _symmetry_of(run: Run, sets: np.ndarray, permutations: int) -> dict[str, float]:
     found = symmetry_breaking(sets, run.manifest["num_heads"], permutations=permutations, seed=run.experiment.seed)
     share = modus_vivendi(found.claims, found.claimed())
