@@ -191,7 +191,7 @@ def to_the_end(
     """Test accuracy and seconds of both loops, seed by seed in turn."""
     found: dict[str, dict[str, list[float]]] = {name: {"accuracy": [], "seconds": []} for name in ("the usual loop", "ours")}
     mean, deviation = grey_levels(dataset.train.images)
-    recipe = replace(experiment.recipe, epochs=epochs, eval_every=epochs)
+    recipe = replace(experiment.recipe, epochs=epochs, eval_every=epochs, precision="auto")
     prepare = usual_loop.transform(recipe, dataset.test.images.shape[-1], mean, deviation, train=False)
     tests = usual_loop.loader(dataset.test, 256, prepare, False, device)
     shape = built(experiment, dataset).config
