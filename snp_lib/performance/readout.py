@@ -159,7 +159,11 @@ def train_readouts(
                 bar.update()
                 if requests.pending or time.monotonic() > deadline:
                     bar.close()
-                    raise Stopped(requests.reason, "while the readouts were trained", "the network is kept, the readouts start again")
+                    raise Stopped(
+                        requests.reason,
+                        "while the readouts were trained",
+                        "the network is kept, the readouts start again: give them more time",
+                    )
     bar.close()
     return {site: readout.eval() for site, readout in readouts.items()}
 

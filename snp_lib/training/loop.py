@@ -124,7 +124,11 @@ def train(
                     training.save()
                     saved = time.monotonic()
                 if stop and (requests.pending or not finished):  # SIGTERM also ends what comes after the last step
-                    kept = f"everything so far is in {checkpoint}" if checkpoint is not None else "without a checkpoint nothing is kept"
+                    kept = (
+                        f"everything so far is in {checkpoint}; the same command goes on from there"
+                        if checkpoint is not None
+                        else "nothing is kept"
+                    )
                     raise Stopped(requests.reason, f"after {training.epoch} of {recipe.epochs} epochs", kept)
     model.eval()
     return training.history

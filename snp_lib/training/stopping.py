@@ -12,7 +12,7 @@ class Stopped(RuntimeError):  # noqa: N818 - not an error
     """The training stopped at a checkpoint before its end: SIGTERM came, or its time was up."""
 
     def __init__(self, reason: str, moment: str, kept: str) -> None:
-        super().__init__(f"stopped by {reason} {moment}; {kept}; the same command goes on from there")
+        super().__init__(f"stopped by {reason} {moment}; {kept}")
 
 
 class StopRequests:
