@@ -25,8 +25,8 @@ def stage(run: Run, epoch: int, *, device: str = "auto", refresh: bool = False, 
     Everything but the weights of the network is as in the run: readouts, their recipe and seed, the test split.
 
     Returns:
-        Arrays by name: ``thetas`` (θ,); ``accuracy`` (1,) of the network and ``readout_accuracy`` (site,), in [0, 1];
-        ``statistics`` (site, θ, statistic), in the order of :data:`STATISTICS` and of the run's sites; for every
+        Arrays by name. ``thetas`` (θ,); ``accuracy`` (1,) of the network and ``readout_accuracy`` (site,), in [0, 1];
+        ``statistics`` (site, θ, statistic), in the order of ``STATISTICS`` and of the run's sites; for every
         ``mha`` site ``sets/SITE`` (θ, node, ⌈label/8⌉), the diagonal sets as packed bits, see :func:`diagonal_sets_at`.
 
     Raises:

@@ -171,7 +171,7 @@ def statistics_at_stages(
 
     Returns:
         Columns seed, epoch, block, kind, accuracy (of the site's readout) and those of
-        :data:`snp_lib.stages.STATISTICS`, which are named as in :func:`site_statistics`.
+        ``STATISTICS``, which are named as in :func:`site_statistics`.
 
     Raises:
         ValueError: a θ that the stages do not keep.

@@ -32,7 +32,7 @@ def mix(
         smoothing: share of each label's weight spread evenly over all classes.
 
     Returns:
-        The mixed images, and labels whose rows sum to one: the image's label has the weight of its own pixels.
+        The mixed images, and labels whose rows sum to one, in which the image's label has the weight of its own pixels.
 
     Raises:
         ValueError: both α are zero, or a number out of range.

@@ -47,7 +47,7 @@ def apply(
     fill: tuple[float, ...] = (0.0,),
     interpolation: Interpolation = "nearest",
 ) -> UInt8[Tensor, "n c h w"]:
-    """Apply to each image the operation of its index into :data:`OPERATIONS`, with its strength in the unit of :data:`UNITS`.
+    """Apply to each image the operation of its index into ``OPERATIONS``, with its strength in the unit of ``UNITS``.
 
     ``solarize_add`` is timm's (torchvision has none); ``color`` leaves grey images as they are, as in torchvision.
 

@@ -23,8 +23,8 @@ from snp_lib.data.operations import apply as apply_operation
 class Layers(NamedTuple):
     """What a policy drew for n images, one row per layer.
 
-    ``operation`` indexes :data:`snp_lib.data.operations.OPERATIONS`, 0 where none is applied. ``strength`` has the units of
-    :data:`snp_lib.data.operations.UNITS`, but translations are shares of the image's side, so that a draw fits any size.
+    ``operation`` indexes ``OPERATIONS``, 0 where none is applied. ``strength`` has the units of
+    ``UNITS``, but translations are shares of the image's side, so that a draw fits any size.
     """
 
     operation: Int64[Tensor, "layers n"]

@@ -94,7 +94,7 @@ class SymmetryBreaking:
 
     @property
     def null_mean(self) -> float:
-        """Mean information of the shuffles, bits: what the finite number of nodes gives by chance."""
+        """Mean information of the shuffles in bits, what the finite number of nodes gives by chance."""
         return float(self.null_information.mean())
 
     @property
@@ -104,7 +104,7 @@ class SymmetryBreaking:
 
     @property
     def information_p(self) -> float:
-        """One-sided: (1 + shuffles with at least the observed information) / (1 + P); NaN without claims."""
+        """One-sided, (1 + shuffles with at least the observed information) / (1 + P); NaN without claims."""
         return float(p_value(self.null_information, self.information))
 
     def claimed(self, alpha: float = 0.05) -> Bool[np.ndarray, "head label"]:

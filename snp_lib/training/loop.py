@@ -69,7 +69,7 @@ def train(
         after_epoch: called with the number of finished epochs: 0 before the first, then after each one. A resumed
             training calls it for the epochs still to come.
         masks: parameter name to a mask of its shape; weights outside it are zero from the start to the end (see
-            :class:`snp_lib.training.holding.Holder`).
+            ``snp_lib.training.holding.Holder``).
 
     Returns:
         Rows with ``epoch`` (from 1), ``lr``, ``train_loss``, ``train_accuracy`` (on the augmented images, while

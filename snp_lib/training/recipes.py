@@ -46,7 +46,7 @@ CCT_LIGHT_200 = Recipe(
     precision="auto",
     eval_every=10,
 )
-"""CCT on CIFAR-100, the light recipe of the released code: AutoAugment (CIFAR policy), no mixing.
+"""CCT on CIFAR-100, the light recipe of the released code, AutoAugment (CIFAR policy), no mixing.
 
 Published: CCT-7/3x1 77.05 %, 6/3x1 76.71 %, 7/3x2 74.92 %, 4/3x2 70.46 %, 2/3x2 66.90 %. Ours: not yet measured.
 """
@@ -87,7 +87,7 @@ PARK_KIM_300 = Recipe(
     precision="auto",
     eval_every=10,
 )
-"""CNNs and ViTs of paper D on CIFAR-100 (released configuration): 5 epochs of warm-up, then 300 of cosine.
+"""CNNs and ViTs of paper D on CIFAR-100 (released configuration), 5 epochs of warm-up, then 300 of cosine.
 
 Published: ViT-Ti 66.5 %, ResNet-50 82.5 %, Alter-ResNet-50 84.0 % (read off a figure). Ours: not yet measured.
 """
