@@ -92,6 +92,7 @@ def _parser() -> _Parser:
             sub.add_argument("--theta", type=_theta, default=THETA, help=f"threshold in [0, 1) (default {THETA})")
             sub.add_argument("--unit", choices=("node", "head"), default="node", help="nodes of every site, or heads of the mha sites")
         if name == "record":
+            sub.set_defaults(seeds=None)
             sub.add_argument("--to", type=Path, metavar="DIR", help="write one file a run to DIR, for `snp import`; promote nothing")
             sub.add_argument("--weights", action="store_true", help="with --to: the trained weights too")
             sub.add_argument(
@@ -114,6 +115,7 @@ def _parser() -> _Parser:
     sub.add_argument("chapters", nargs="*", metavar="CHAPTER", help="numbers or names, such as 01 or 02_snp (default: all)")
     _scale_and_seeds(sub, default=None)
     _device(sub)
+    sub.add_argument("--dataset", choices=experiments.BY_DATASET, help="of the chapters that know several (default: each chapter's own)")
     sub.add_argument("--refresh", action="store_true", help="train anew even where a run or record exists")
     sub.add_argument("--accept", action="store_true", help="make the numbers found the published ones")
     sub.add_argument("--in-place", action="store_true", help="store the executed chapters in book/ (default: runs/chapters/)")
@@ -217,6 +219,8 @@ def _record(options: argparse.Namespace) -> int:
         raise ValueError("--weights goes with --to DIR; a committed record holds no weights")
     if (options.set is None) == (options.experiment is None):
         raise ValueError("name an EXPERIMENT or a --set NAME, not both")
+    if options.set is not None and options.seeds is not None:
+        raise ValueError("--seeds goes with an EXPERIMENT; a set names its own")
     if options.set is None and options.budget < math.inf:
         raise ValueError("--budget goes with --set NAME")
     if options.set is not None and options.weights:
@@ -227,7 +231,7 @@ def _record(options: argparse.Namespace) -> int:
                 f"{finished.experiment.id}: test accuracy {finished.metrics['test_accuracy']:.2%}, {path} ({_megabytes(path)})", flush=True
             )
         return 0
-    for finished in [_finished(options, seed) for seed in options.seeds]:
+    for finished in [_finished(options, seed) for seed in options.seeds or [0]]:
         path = transport.pack(finished, options.to, weights=options.weights) if options.to else recording.keep(finished)
         print(f"{finished.experiment.id}: {path} ({_megabytes(path)})")
     return 0
@@ -278,6 +282,7 @@ def _reproduce(options: argparse.Namespace) -> int:
         options.chapters,
         scale=options.scale,
         seeds=options.seeds,
+        dataset=options.dataset,
         device=options.device,
         refresh=options.refresh,
         accept=options.accept,

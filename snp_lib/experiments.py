@@ -178,23 +178,19 @@ def flowers(scale: Scale, seed: int) -> Experiment:
     Command: ``snp train flowers --scale small --seeds 0,1,2``.
     """
     options: dict[str, Any] = {"num_heads": 4, "attention_dropout": 0.0, "stochastic_depth": 0.0}
+    base = cct(scale, seed)
     if scale == "smoke":
-        return Experiment(
-            name="flowers",
-            scale=scale,
-            seed=seed,
-            dataset="digits",
+        return base.vary(
+            "flowers",
             dataset_size=64,
             model="cct_3_7x2",
             model_options=options | {"image_size": 64, "in_channels": 1, "conv_channels": 16, "embed_dim": 48},
-            recipe=Recipe(epochs=12, batch_size=64, lr=2e-3, weight_decay=0.03, warmup_epochs=1, crop_padding=4, flip=False, eval_every=3),
-            readout=ReadoutRecipe(epochs=12, batch_size=64),
+            recipe=replace(base.recipe, crop_padding=4),
+            snapshots=None,
         )
     if scale == "small":
-        return Experiment(
-            name="flowers",
-            scale=scale,
-            seed=seed,
+        return base.vary(
+            "flowers",
             dataset="flowers102",
             dataset_size=128,
             model="cct_5_7x2",
@@ -212,11 +208,10 @@ def flowers(scale: Scale, seed: int) -> Experiment:
                 eval_every=50,
             ),
             readout=ReadoutRecipe(epochs=40, batch_size=60),
+            snapshots=None,
         )
-    return Experiment(
-        name="flowers",
-        scale=scale,
-        seed=seed,
+    return base.vary(
+        "flowers",
         dataset="flowers102",
         dataset_size=128,
         model="cct_7_7x2",
@@ -259,6 +254,21 @@ SETS: dict[str, tuple[tuple[str, int], ...]] = {
     "cct": (("cct", 0), ("cct-prenorm", 0), ("cct", 1), ("cct", 2)),
 }
 """Experiments and seeds worth recording together, the most valuable first."""
+
+
+BY_DATASET = {"cifar100": "cct", "flowers102": "flowers"}
+"""The experiment that a chapter about compact transformers shows for a data set."""
+
+
+def on(dataset: str, scale: Scale, seed: int) -> Experiment:
+    """The compact transformer of chapters 1 to 5 on a data set; at smoke scale both stand-ins learn the bundled digits.
+
+    Raises:
+        ValueError: unknown data set or scale.
+    """
+    if dataset not in BY_DATASET:
+        raise ValueError(f"the chapters know {' and '.join(BY_DATASET)}, not {dataset!r}")
+    return get(BY_DATASET[dataset], scale, seed)
 
 
 def members(name: str, scale: Scale) -> list[Experiment]:

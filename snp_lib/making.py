@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from snp_lib.disk import sha256
 from snp_lib.experiments import Experiment
 from snp_lib.models import create_model
 from snp_lib.paths import PROJECT, runs_dir
-from snp_lib.performance import measure, train_readouts
+from snp_lib.performance import Measurement, measure, train_readouts
+from snp_lib.performance.readout import Readout
 from snp_lib.training import TrainingError, accuracy, team, train
 from snp_lib.training.augmentation import make_normalize
 from snp_lib.training.loop import uses_bfloat16
@@ -80,7 +82,7 @@ def make(
         progress=progress,
     )
     if team.rank() == 0:
-        metrics = _measure(model, experiment, dataset, folder, device, deadline, progress)
+        metrics = _measure(model, experiment, dataset, folder, deadline, progress)
         manifest = _manifest(experiment, dataset, device, history) | {"code": code, "metrics": metrics}
         manifest |= {"sites": model.sites, "num_heads": model.config.num_heads}
         manifest["files"] = {name: sha256(folder / name) for name in files_of(experiment.describe())}
@@ -122,18 +124,28 @@ def code_version() -> str:
     return f"{snp_lib.__version__}+{commit.stdout.strip()}{'.changed' if changed.stdout.strip() else ''}"
 
 
-def _measure(
-    model: Any, experiment: Experiment, dataset: Dataset, folder: Path, device: torch.device, deadline: float, progress: bool
-) -> dict[str, Any]:
-    """Train the readouts, measure both splits, write arrays and weights; returns the metrics of the manifest."""
+def read_out(
+    model: Any, experiment: Experiment, dataset: Dataset, splits: Sequence[str], *, deadline: float = math.inf, progress: bool = True
+) -> tuple[dict[str, Readout], dict[str, Measurement]]:
+    """Readouts of every site, trained as the experiment says on the frozen network, and what they measure on each split.
+
+    Raises:
+        Stopped: the deadline passed or SIGTERM came; readouts start again next time.
+    """
     readouts = train_readouts(
         model, dataset, list(model.sites), experiment.readout, experiment.recipe, seed=experiment.seed, deadline=deadline, progress=progress
     )
-    normalize = make_normalize(experiment.recipe, dataset.train.images.to(device))
+    normalize = make_normalize(experiment.recipe, dataset.train.images.to(next(model.parameters()).device))
     measured = {
         name: measure(model, readouts, dataset.split(name), normalize, num_classes=dataset.num_classes, progress=progress)
-        for name in ("train", "test")
+        for name in splits
     }
+    return readouts, measured
+
+
+def _measure(model: Any, experiment: Experiment, dataset: Dataset, folder: Path, deadline: float, progress: bool) -> dict[str, Any]:
+    """Train the readouts, measure both splits, write arrays and weights; returns the metrics of the manifest."""
+    readouts, measured = read_out(model, experiment, dataset, ("train", "test"), deadline=deadline, progress=progress)
     arrays = {"logits": measured["test"].logits.half().numpy(), "labels": dataset.test.labels.numpy().astype(np.uint8)}
     tensors = {f"model.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
     for site, readout in readouts.items():

@@ -27,7 +27,7 @@ class ReportError(AssertionError):
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """One claim of a paper, in our words, and what would count as seeing it."""
+    """One claim of a paper, in our words, what would count as seeing it, and the experiment that is to show it."""
 
     id: str
     paper: str
@@ -35,6 +35,7 @@ class Claim:
     measure: str
     certainty: str  # how sure we are of what the paper says: abs, code, plot, 2nd, ours
     chapter: str
+    experiment: str = "cct"
     above: float | None = None  # the claim holds if the measure lies above this
     below: float | None = None
 
@@ -64,6 +65,7 @@ class Reported:
     tol: float
     seeds: list[int]
     scale: str
+    experiment: str
     record: str
     verdict: Verdict | None
     settings: dict[str, float] = field(default_factory=dict)
@@ -93,15 +95,21 @@ def load_claims(path: Path | None = None) -> dict[str, Claim]:
 
 
 def published(path: Path | None = None) -> dict[str, dict[str, dict[str, Any]]]:
-    """The committed numbers, scale → name → fields of :class:`Reported`; empty when there are none."""
+    """The committed numbers, scale → experiment → name → fields of :class:`Reported`; empty when there are none."""
     path = path or RECORDS / "reported.json"
     return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def published_number(scale: str, experiment: str, name: str) -> Reported | None:
+    """One committed number, or None."""
+    stored = published().get(scale, {}).get(experiment, {}).get(name)
+    return None if stored is None else Reported(**stored)
 
 
 def report(
     name: str, value: float | Sequence[float], tol: float, *, runs: Sequence[Run], settings: Mapping[str, float] | None = None
 ) -> Reported:
-    """Print a number, rounded to its tolerance, and check it against the published one of the same scale and seeds.
+    """Print a number, rounded to its tolerance, and check it against the published one of the same experiment, scale and seeds.
 
     Within the tolerance the *published* digits are printed, so that a last digit that flips between machines does not
     make a regression test fail. A name that is the id of a claim also gets its verdict.
@@ -110,7 +118,7 @@ def report(
         name: unique name of the number, or the id of a claim in ``book/claims.yml``.
         value: one value per run, or one value for all runs together.
         tol: largest accepted distance from the published mean, in the units of the value.
-        runs: the runs behind the number; they give scale, seeds and record.
+        runs: the runs behind the number; they give experiment, scale, seeds and record.
         settings: parameters of the measurement that a reader may change, such as θ; a number measured with others is
             printed but not compared with the published one.
 
@@ -134,6 +142,7 @@ def report(
         tol=tol,
         seeds=[r.experiment.seed for r in runs],
         scale=runs[0].experiment.scale,
+        experiment=runs[0].experiment.name,
         record=record_id(runs),
         verdict=claim.verdict(values) if claim else None,
         settings=dict(settings or {}),
@@ -145,14 +154,14 @@ def report(
     _log(ours)
     if os.environ.get("SNP_ACCEPT") == "1":
         _accept(ours)
-    stored = published().get(ours.scale, {}).get(name)
-    if stored is not None and (stored["seeds"], stored.get("settings", {})) == (ours.seeds, ours.settings):
-        if abs(ours.mean - stored["mean"]) > tol or ours.verdict != stored["verdict"]:
+    stored = published_number(ours.scale, ours.experiment, name)
+    if stored is not None and (stored.seeds, stored.settings) == (ours.seeds, ours.settings):
+        if abs(ours.mean - stored.mean) > tol or ours.verdict != stored.verdict:
             raise ReportError(
-                f"{name} is {_format(ours)}, but {_format(Reported(**stored))} was published for the same scale and seeds "
+                f"{name} is {_format(ours)}, but {_format(stored)} was published for the same scale and seeds "
                 f"(tolerance {tol}). If the change is meant, accept it with `snp reproduce --accept` and say why."
             )
-        ours = Reported(**stored)
+        ours = stored
     print(f"{name} = {_format(ours)}")
     return ours
 
@@ -172,17 +181,16 @@ def provenance(runs: Sequence[Run]) -> str:
     )
 
 
-def scoreboard() -> list[dict[str, Any]]:
-    """Every claim with the published number of the largest scale that has one, in the order of ``claims.yml``."""
-    numbers = published()
+def scoreboard(experiment: str | None = None) -> list[dict[str, Any]]:
+    """Every claim with the published number of the largest scale that has one, in the order of ``claims.yml``.
+
+    Args:
+        experiment: whose numbers; None: of each claim's own experiment.
+    """
     rows = []
     for claim in load_claims().values():
-        row: dict[str, Any] = {"claim": claim, "reported": None}
-        for scale in reversed(SCALES):
-            if scale != "smoke" and claim.id in numbers.get(scale, {}):
-                row["reported"] = Reported(**numbers[scale][claim.id])
-                break
-        rows.append(row)
+        found = (published_number(scale, experiment or claim.experiment, claim.id) for scale in reversed(SCALES) if scale != "smoke")
+        rows.append({"claim": claim, "reported": next((number for number in found if number is not None), None)})
     return rows
 
 
@@ -218,7 +226,7 @@ def _accept(number: Reported) -> None:
     """Make this number the published one."""
     path = RECORDS / "reported.json"
     numbers = published(path)
-    numbers.setdefault(number.scale, {})[number.name] = asdict(number)
+    numbers.setdefault(number.scale, {}).setdefault(number.experiment, {})[number.name] = asdict(number)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(numbers, indent=1, sort_keys=True) + "\n")

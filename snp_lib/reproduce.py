@@ -43,6 +43,7 @@ def reproduce(
     *,
     scale: str | None = None,
     seeds: Sequence[int] | None = None,
+    dataset: str | None = None,
     device: str = "auto",
     refresh: bool = False,
     accept: bool = False,
@@ -52,7 +53,7 @@ def reproduce(
 
     Args:
         names: chapter numbers or names; none means all.
-        scale, seeds: None leaves each chapter's own default.
+        scale, seeds, dataset: None leaves each chapter's own default.
         accept: make the numbers found the published ones instead of checking them.
         in_place: store the executed notebooks in ``book/``; else under ``runs/chapters/``.
 
@@ -72,6 +73,8 @@ def reproduce(
         parameters["scale"] = scale
     if seeds is not None:
         parameters["seeds"] = ",".join(map(str, seeds))
+    if dataset is not None:
+        parameters["dataset"] = dataset
     failed: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "reported.jsonl"
@@ -82,7 +85,7 @@ def reproduce(
                 output.parent.mkdir(parents=True, exist_ok=True)
                 known = papermill.inspect_notebook(path)
                 given = {k: v for k, v in parameters.items() if k in known}
-                if in_place and scale is None and seeds is None:
+                if in_place and scale is None and seeds is None and dataset is None:
                     given = {}  # the committed chapter shows its own defaults
                 try:
                     papermill.execute_notebook(path, output, given, cwd=str(BOOK), progress_bar=False)

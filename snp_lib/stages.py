@@ -10,10 +10,9 @@ from jaxtyping import Bool
 
 from snp_lib import data, making
 from snp_lib.derived import Arrays, derived
-from snp_lib.performance import group_units, measure, summarize, train_readouts, unit_matrices
+from snp_lib.performance import group_units, summarize, unit_matrices
 from snp_lib.store import Run
 from snp_lib.training import accuracy
-from snp_lib.training.augmentation import make_normalize
 
 THETAS = (0.2, 0.3, 0.4, 0.5, 0.6)
 STATISTICS = ("labels", "cluster_size", "clusters", "noise", "signal", "internal_noise", "external_noise", "snr")
@@ -56,13 +55,10 @@ def stages(run: Run) -> list[int]:
 
 
 def _measure_stage(run: Run, epoch: int | None, device: str, progress: bool) -> dict[str, np.ndarray]:
-    experiment = run.experiment
-    place = making.choose_device(device)
-    dataset = data.load(experiment.dataset, size=experiment.dataset_size, progress=progress)
-    sites, model = list(run.sites), run.network(epoch).to(place)
-    readouts = train_readouts(model, dataset, sites, experiment.readout, experiment.recipe, seed=experiment.seed, progress=progress)
-    normalize = make_normalize(experiment.recipe, dataset.train.images.to(place))
-    found = measure(model, readouts, dataset.test, normalize, num_classes=dataset.num_classes, progress=progress)
+    dataset = data.load(run.experiment.dataset, size=run.experiment.dataset_size, progress=progress)
+    sites, model = list(run.sites), run.network(epoch).to(making.choose_device(device))
+    readouts, measured = making.read_out(model, run.experiment, dataset, ("test",), progress=progress)
+    found = measured["test"]
     statistics = np.empty((len(sites), len(THETAS), len(STATISTICS)))
     arrays: dict[str, Any] = {"thetas": np.array(THETAS), "statistics": statistics}
     for s, site in enumerate(sites):

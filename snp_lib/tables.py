@@ -91,10 +91,14 @@ def shuffle_outputs(matrices: np.ndarray, *, seed: int) -> np.ndarray:
     return np.take_along_axis(matrices, order[:, None, :], axis=2)
 
 
-def claims_table(papers: Sequence[str]) -> pd.DataFrame:
-    """The scoreboard of the papers named, in that order: columns paper, claim, ours, verdict, holds if."""
+def claims_table(papers: Sequence[str], *, experiment: str | None = None) -> pd.DataFrame:
+    """The scoreboard of the papers named, in that order: columns paper, claim, ours, verdict, holds if.
+
+    Args:
+        experiment: whose numbers; None: of each claim's own experiment.
+    """
     rows = []
-    for row in scoreboard():
+    for row in scoreboard(experiment):
         claim, number = row["claim"], row["reported"]
         wanted = f"> {claim.above:g}" if claim.above is not None else f"< {claim.below:g}"
         spread = "" if number is None or number.sd is None else f" ± {number.sd:.2g}"

@@ -52,6 +52,13 @@ def test_wrong_names_scales_and_seeds_are_refused() -> None:
         get("cct", "smoke", -1)
 
 
+def test_a_data_set_names_its_experiment() -> None:
+    assert experiments.on("cifar100", "small", 1) == get("cct", "small", 1)
+    assert experiments.on("flowers102", "paper", 0).dataset == "flowers102"
+    with pytest.raises(ValueError, match="the chapters know cifar100 and flowers102, not 'mnist'"):
+        experiments.on("mnist", "small", 0)
+
+
 def test_seeds_from_text() -> None:
     assert parse_seeds("0, 1,12") == [0, 1, 12]
     for wrong in ("", "0,", "1,1", "-1", "a", "0;1", "1.5"):

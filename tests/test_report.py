@@ -28,10 +28,10 @@ CLAIM: dict[str, Any] = {
 }
 
 
-def runs(*seeds: int, scale: Any = "small") -> list[Run]:
+def runs(*seeds: int, scale: Any = "small", experiment: str = "cct") -> list[Run]:
     """Runs as far as a report looks at them."""
     manifest = {"files": {"arrays.npz": "0123456789abcdef"}, "device": "2 CPU cores"}
-    return [Run(get("cct", scale, seed), Path("nowhere"), manifest) for seed in seeds]
+    return [Run(get(experiment, scale, seed), Path("nowhere"), manifest) for seed in seeds]
 
 
 @pytest.fixture
@@ -109,12 +109,20 @@ def test_other_seeds_and_scales_are_not_compared(book: Path) -> None:
     assert report("slope", 7.0, 0.1, runs=runs(0, scale="smoke")).mean == 7.0
 
 
+def test_each_experiment_has_its_own_numbers(book: Path) -> None:
+    accept("rises", [2.0, 2.1], 0.1, of=runs(0, 1))
+    accept("rises", [0.5, 0.6], 0.1, of=runs(0, 1, experiment="flowers"))
+    assert report("rises", [2.0, 2.1], 0.1, runs=runs(0, 1)).verdict == "reproduced"
+    means = {name: reporting.scoreboard(name)[0]["reported"] for name in (None, "cct", "flowers", "vit")}
+    assert {name: number and number.mean for name, number in means.items()} == {None: 2.05, "cct": 2.05, "flowers": 0.55, "vit": None}
+
+
 def test_accepting_replaces_one_number_and_leaves_nothing_else(book: Path) -> None:
     accept("slope", 1.0, 0.1, of=runs(0))
     accept("other", 3.0, 0.1, of=runs(0, 1))
     accept("slope", 2.0, 0.1, of=runs(0))
     assert [path.name for path in (book / "records").iterdir()] == ["reported.json"]
-    assert {name: number["mean"] for name, number in reporting.published()["small"].items()} == {"slope": 2.0, "other": 3.0}
+    assert {name: number["mean"] for name, number in reporting.published()["small"]["cct"].items()} == {"slope": 2.0, "other": 3.0}
 
 
 def test_a_crash_while_accepting_keeps_the_published_numbers(book: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +134,7 @@ def test_a_crash_while_accepting_keeps_the_published_numbers(book: Path, monkeyp
     monkeypatch.setattr("os.replace", crash)
     with pytest.raises(KeyboardInterrupt):
         accept("slope", 2.0, 0.1, of=runs(0))
-    assert reporting.published()["small"]["slope"]["mean"] == 1.0
+    assert reporting.published()["small"]["cct"]["slope"]["mean"] == 1.0
 
 
 @pytest.mark.parametrize("tol", [0.5, 1.0, 50.0])

@@ -1,8 +1,7 @@
-"""Pruning by what single nodes recognise: masks and their controls, fine-tuning under a mask, real removal."""
+"""Pruning by what single nodes recognise: masks and their controls, real removal."""
 
 from snp_lib.pruning.compact import BlockForm, BlockLinear, Macs, block_permutation, blocked, compact, macs
-from snp_lib.pruning.finetune import apply_masks, digest, finetune
-from snp_lib.pruning.masks import Layer, Masks, Sets, andc, density, layers, magnitude, random_clusters, random_sets, shuffled
+from snp_lib.pruning.masks import Layer, Masks, Sets, andc, apply_masks, density, layers, magnitude, random_clusters, random_sets, shuffled
 
 __all__ = [
     "BlockForm",
@@ -17,8 +16,6 @@ __all__ = [
     "blocked",
     "compact",
     "density",
-    "digest",
-    "finetune",
     "layers",
     "macs",
     "magnitude",

@@ -19,8 +19,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
 from snp_lib.models import CCT
-from snp_lib.pruning.finetune import apply_masks
-from snp_lib.pruning.masks import Masks, layers
+from snp_lib.pruning.masks import Masks, apply_masks, layers
 from snp_lib.training.holding import Mask
 
 Block = tuple[Int[np.ndarray, " _height"], Int[np.ndarray, " _width"]]  # its rows and its columns

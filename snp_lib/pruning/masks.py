@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float32
 from torch import Tensor, nn
 
 from snp_lib.models import CCT
-from snp_lib.training.holding import Mask
+from snp_lib.training.holding import Holder, Mask
 
 Sets = Mapping[str, Bool[np.ndarray, "_unit label"]]  # site to its diagonal sets; see performance.diagonal_sets
 Masks = dict[str, Mask]  # parameter name to a mask of its shape, True where the weight is kept
@@ -149,6 +149,11 @@ def shuffled(like: Mapping[str, Mask], *, seed: int) -> Masks:
         order = torch.randperm(mask.numel(), generator=_generator(seed, f"shuffled {name}"))
         out[name] = mask.flatten()[order].view(mask.shape)
     return out
+
+
+def apply_masks(model: nn.Module, masks: Mapping[str, Mask]) -> None:
+    """Make every weight outside its mask zero, in place; raises ValueError for a mask that fits no parameter."""
+    Holder(model, masks).zero_weights()
 
 
 def density(masks: Mapping[str, Mask]) -> dict[str, float]:

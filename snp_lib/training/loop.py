@@ -121,6 +121,8 @@ def train(
                 stop = any(team.gather(requests.pending or time.monotonic() > deadline))
                 due = team.decide(time.monotonic() - saved > checkpoint_seconds)
                 if finished or stop or due:
+                    if not whole:
+                        training.check()  # a checkpoint of a training gone wrong would be worth nothing
                     training.save()
                     saved = time.monotonic()
                 if stop and (requests.pending or not finished):  # SIGTERM also ends what comes after the last step
@@ -233,7 +235,6 @@ class _Training:
 
     def finish_epoch(self, bar: tqdm[Any]) -> None:
         """Add the epoch to the history."""
-        self.check()
         loss, hits = team.total(self.loss_and_hits).tolist()
         images = self.steps * self.recipe.batch_size
         row: dict[str, Any] = {
@@ -268,7 +269,6 @@ class _Training:
 
     def save(self) -> None:
         """Write the checkpoint; a full disk is a warning, since the next attempt may succeed and nothing is lost yet."""
-        self.check()
         if self.path is None or team.rank() > 0:
             return
         state = {"history": self.history, "steps": self.done, "seconds": self.seconds, "loss_and_hits": self.loss_and_hits.tolist()}
