@@ -15,7 +15,7 @@ import torch
 from conftest import shortened, unchecked
 from safetensors.torch import load_file
 
-from snp_lib import data, derived, paths, stages, store
+from snp_lib import data, derived, making, paths, stages, store
 from snp_lib.performance import summarize
 from snp_lib.store import Run, StoreError
 from snp_lib.training import accuracy
@@ -179,7 +179,7 @@ def test_stages_differ_and_are_kept(staged_run: Run, own_records: None, monkeypa
     first = stages.stage(staged_run, 0, progress=False)
     assert first["accuracy"][0] < 0.25  # chance is 0.1
     assert first["statistics"].shape == (len(staged_run.sites), len(stages.THETAS), len(stages.STATISTICS))
-    monkeypatch.setattr(stages, "train_readouts", None)
+    monkeypatch.setattr(making, "read_out", None)
     again: dict[str, Any] = stages.stage(staged_run, 0, progress=False)
     assert all(np.array_equal(first[name], again[name], equal_nan=True) for name in first)
     assert paths.runs_dir() == staged_run.path.parent
