@@ -11,7 +11,9 @@ import numpy as np
 import torch
 
 from snp_lib import data, making
+from snp_lib.data import Dataset, Split
 from snp_lib.derived import Arrays, derived
+from snp_lib.experiments import Scale
 from snp_lib.models import CCT
 from snp_lib.performance import binarize, diagonal_sets
 from snp_lib.pruning import (
@@ -33,7 +35,7 @@ from snp_lib.training import Recipe
 from snp_lib.training.augmentation import make_normalize
 from snp_lib.training.loop import accuracy, top_accuracy, uses_bfloat16
 
-THETAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+THETAS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 Arm = Literal["andc", "random clusters", "magnitude", "shuffled", "fresh", "dense"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
 COSTS = ("dense", "kept", "compact", "blocks")
@@ -48,18 +50,35 @@ class FineTuning:
     """
 
     epochs: int = 1  # 0: only what pruning does before any fine-tuning
-    lr_share: float = 0.3  # peak learning rate over that of the run
+    images: int | None = None  # of the training split, drawn by the seed of the run; None: all
+    lr_share: float = 1.0  # peak learning rate over that of the run
     warmup: float = 0.1  # epochs
 
     def __post_init__(self) -> None:
-        if self.epochs < 0 or self.lr_share <= 0 or self.warmup < 0:
-            raise ValueError(f"epochs and warmup must not be negative and lr_share must be positive, got {self}")
+        if self.epochs < 0 or self.lr_share <= 0 or self.warmup < 0 or (self.images is not None and self.images < 1):
+            raise ValueError(f"epochs and warmup must not be negative, lr_share and images must be positive, got {self}")
 
     def recipe(self, trained_with: Recipe) -> Recipe:
         """The recipe of the fine-tuning of a run."""
-        return replace(
-            trained_with, epochs=self.epochs, lr=trained_with.lr * self.lr_share, warmup_epochs=self.warmup, eval_every=self.epochs
-        )
+        lr = trained_with.lr * self.lr_share
+        return replace(trained_with, epochs=self.epochs, lr=lr, warmup_epochs=self.warmup, eval_every=self.epochs)
+
+    def dataset(self, whole: Dataset, seed: int) -> Dataset:
+        """The data set with as many training images; raises ValueError where there are fewer."""
+        if self.images is None:
+            return whole
+        if self.images > len(whole.train):
+            raise ValueError(f"{self.images} images to fine-tune on, but {whole.name} has {len(whole.train)} for training")
+        chosen = torch.randperm(len(whole.train), generator=torch.Generator().manual_seed(seed))[: self.images]
+        return replace(whole, train=Split(whole.train.images[chosen], whole.train.labels[chosen]))
+
+
+TUNING: dict[Scale, FineTuning] = {
+    "smoke": FineTuning(epochs=2),
+    "small": FineTuning(images=20_000),
+    "paper": FineTuning(epochs=3, lr_share=0.3),
+}
+"""The fine-tuning of each scale; ``small`` is 156 steps of the 6,240 of the training."""
 
 
 def masks_of(run: Run, arm: Arm, theta: float, model: CCT, *, encoder: int | None = None) -> Masks:
@@ -95,7 +114,7 @@ def pruning(
     *,
     encoder: int | None = None,
     thetas: Sequence[float] = THETAS,
-    tuning: FineTuning = FineTuning(),
+    tuning: FineTuning | None = None,
     device: str = "auto",
     refresh: bool = False,
     progress: bool = True,
@@ -108,6 +127,7 @@ def pruning(
     Args:
         encoder: as for :func:`masks_of`.
         thetas: thresholds of the diagonal sets, which set the density; ``dense`` has one result for all.
+        tuning: None: that of the scale, see ``TUNING``.
 
     Returns:
         Arrays by name. ``thetas`` (θ,); ``density`` (θ, layer), of every pruned layer, and ``total`` (θ,) of all of them;
@@ -118,6 +138,7 @@ def pruning(
         ValueError: unknown arm or encoder.
         StoreError: the weights of the run are not here, or what is stored is damaged.
     """
+    tuning = tuning or TUNING[run.experiment.scale]
     thetas = (0.0,) if arm == "dense" else tuple(thetas)
     options = {"arm": arm, "encoder": encoder, "thetas": list(thetas), "tuning": asdict(tuning)}
     where = "all" if encoder is None else f"{encoder}"
@@ -155,8 +176,8 @@ def _prune(
         "before": accuracies(),
     }
     if tuning.epochs:
-        recipe = tuning.recipe(run.experiment.recipe)
-        finetune(model, networks, masks, dataset, recipe, encoder=start, seed=run.experiment.seed, progress=progress)
+        recipe, seed = tuning.recipe(run.experiment.recipe), run.experiment.seed
+        finetune(model, networks, masks, tuning.dataset(dataset, seed), recipe, encoder=start, seed=seed, progress=progress)
         arrays["after"] = accuracies()
     return arrays
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from snp_lib import stages
+from snp_lib import prunings, stages
 from snp_lib.performance import (
     THETA,
     HeadAblation,
@@ -23,7 +23,7 @@ from snp_lib.performance import (
     symmetry_breaking,
 )
 from snp_lib.performance.ablation import Variants
-from snp_lib.reporting import scoreboard
+from snp_lib.reporting import half_width, scoreboard
 from snp_lib.store import Run, Unit
 
 KINDS = ("mha", "ff_hidden", "ff", "block")  # in the order of the forward pass of an encoder
@@ -274,4 +274,53 @@ def ablated_accuracy(runs: Sequence[Run], ablations: Sequence[HeadAblation]) -> 
             for variants, name in names.items():
                 accuracy = ablation.accuracy_of(site, kept_heads(variants, heads)).mean()
                 rows.append(place | {"variant": name, "accuracy": accuracy})
+    return pd.DataFrame(rows)
+
+
+def pruned(
+    runs: Sequence[Run],
+    *,
+    arms: Sequence[prunings.Arm] = prunings.ARMS,
+    encoder: int | None = None,
+    thetas: Sequence[float] = prunings.THETAS,
+    tuning: prunings.FineTuning | None = None,
+    device: str = "auto",
+) -> pd.DataFrame:
+    """Pruned networks by arm and density: one row per seed, arm and θ; ``dense`` has the θ of NaN and a density of 1.
+
+    Returns:
+        Columns seed, arm, theta, density (share of the weights of the pruned layers that is kept); before, before_top5,
+        after and after_top5, test accuracy in [0, 1] before and after fine-tuning (without the last two where there is
+        none); kept, compact and blocks, multiply-accumulates of the pruned layers as shares of the dense ones.
+    """
+    rows = []
+    for run in runs:
+        for arm in arms:
+            arrays = prunings.pruning(run, arm, encoder=encoder, thetas=thetas, tuning=tuning, device=device)
+            for t, theta in enumerate(arrays["thetas"]):
+                row: dict[str, Any] = {"seed": run.experiment.seed, "arm": arm, "theta": theta, "density": arrays["total"][t]}
+                if arm == "dense":
+                    row |= {"theta": np.nan, "density": 1.0}
+                for when in ("before", "after"):
+                    if when in arrays:
+                        row |= dict(zip((when, f"{when}_top5"), arrays[when][t], strict=True))
+                dense, *forms = arrays["macs"][t]
+                row |= {name: cost / dense if dense else 1.0 for name, cost in zip(prunings.COSTS[1:], forms, strict=True)}
+                rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def paired(table: pd.DataFrame, arm: str, against: str, column: str = "after") -> pd.DataFrame:
+    """An arm minus another at the same seed and θ: one row per θ, from the frame of :func:`pruned`.
+
+    Returns:
+        Columns theta, density (mean over seeds), difference (mean over seeds), half_width (of its 95 % interval), n.
+    """
+    first, second = (table[table.arm == name].set_index("seed") for name in (arm, against))
+    rows = []
+    for theta, group in first.groupby("theta"):
+        other = second if second.theta.isna().all() else second[second.theta == theta]
+        differences = (group[column] - other[column].loc[group.index]).tolist()
+        row = {"theta": theta, "density": group.density.mean(), "difference": np.mean(differences)}
+        rows.append(row | {"half_width": half_width(differences), "n": len(differences)})
     return pd.DataFrame(rows)

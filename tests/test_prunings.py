@@ -58,7 +58,8 @@ def test_arms_keep_as_many_weights_of_the_same_layers(run: Run, encoder: int | N
 
 @pytest.mark.parametrize("arm", ["andc", "magnitude"])
 def test_it_is_what_pruning_and_training_one_network_gives(run: Run, arm: Any) -> None:
-    tuning, found = FineTuning(epochs=1), pruning(run, arm, thetas=THETAS, device="cpu", progress=False)
+    tuning = FineTuning(images=200)
+    found = pruning(run, arm, thetas=THETAS, tuning=tuning, device="cpu", progress=False)
     dataset = data.load("digits", size=16)
     normalize = make_normalize(run.experiment.recipe, dataset.train.images)
     for t, theta in enumerate(THETAS):
@@ -70,7 +71,15 @@ def test_it_is_what_pruning_and_training_one_network_gives(run: Run, arm: Any) -
         assert found["before"][t].tolist() == [accuracy(logits, dataset.test.labels), top_accuracy(logits, dataset.test.labels, 5)]
         model.tokenizer.requires_grad_(False)
         model.positions.requires_grad_(False)
-        train(model, dataset, tuning.recipe(run.experiment.recipe), seed=0, device=torch.device("cpu"), masks=masks, progress=False)
+        train(
+            model,
+            tuning.dataset(dataset, 0),
+            tuning.recipe(run.experiment.recipe),
+            seed=0,
+            device=torch.device("cpu"),
+            masks=masks,
+            progress=False,
+        )
         logits = predict(model, dataset.test, normalize)
         expected = [accuracy(logits, dataset.test.labels), top_accuracy(logits, dataset.test.labels, 5)]
         assert found["after"][t] == pytest.approx(expected, abs=0.02)  # attention dropout differs where the tokeniser is in eval mode
@@ -105,6 +114,8 @@ def test_refusals(run: Run, tmp_path: Path) -> None:
         pruning(run, "dense", encoder=4, device="cpu", progress=False)
     with pytest.raises(ValueError, match="must not be negative"):
         FineTuning(epochs=-1)
+    with pytest.raises(ValueError, match="9999 images to fine-tune on, but digits has 1347 for training"):
+        pruning(run, "dense", tuning=FineTuning(images=9999), device="cpu", progress=False)
     (run.path / "weights.safetensors").unlink()
     with pytest.raises(StoreError, match="records come without weights"):
         pruning(run, "andc", device="cpu", progress=False)
