@@ -7,11 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
 
-from snp_lib import data, prunings, store
+from snp_lib import data, plots, prunings, store, tables
 from snp_lib.performance import binarize, diagonal_sets
 from snp_lib.pruning import Masks, andc, apply_masks, density, macs
 from snp_lib.prunings import ARMS, FineTuning, masks_of, pruning
@@ -119,3 +122,37 @@ def test_refusals(run: Run, tmp_path: Path) -> None:
     (run.path / "weights.safetensors").unlink()
     with pytest.raises(StoreError, match="records come without weights"):
         pruning(run, "andc", device="cpu", progress=False)
+
+
+def results(*rows: tuple[int, str, float, float, float]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["seed", "arm", "theta", "density", "after"])
+
+
+def test_tables_gather_what_was_measured(run: Run) -> None:
+    table = tables.pruned([run], arms=("dense", "andc"), thetas=THETAS, tuning=UNTUNED, device="cpu")
+    arrays = pruning(run, "andc", thetas=THETAS, tuning=UNTUNED, device="cpu", progress=False)
+    method = table[table.arm == "andc"]
+    assert method.theta.tolist() == list(THETAS)
+    assert method.density.tolist() == arrays["total"].tolist()
+    assert method[["before", "before_top5"]].to_numpy().tolist() == arrays["before"].tolist()
+    assert method.kept.tolist() == pytest.approx((arrays["macs"][:, 1] / arrays["macs"][:, 0]).tolist())
+    dense = table[table.arm == "dense"].iloc[0]
+    assert (dense.density, dense.before, dense["compact"]) == (1.0, run.metrics["test_accuracy"], 1.0)
+    assert np.isnan(dense.theta)
+    assert isinstance(plots.pareto(table, {"before": "before"}), Figure)
+    assert isinstance(plots.removal(method, {"compact": ("dead units removed", "black")}, xlabel="x", ylabel="y"), Figure)
+    plt.close("all")
+
+
+def test_paired_differences_by_hand() -> None:
+    table = results(
+        (0, "andc", 0.3, 0.5, 0.50), (1, "andc", 0.3, 0.6, 0.52), (0, "andc", 0.7, 0.1, 0.2), (1, "andc", 0.7, 0.2, 0.4),
+        (1, "shuffled", 0.3, 0.6, 0.51), (0, "shuffled", 0.3, 0.5, 0.47), (0, "shuffled", 0.7, 0.1, 0.3), (1, "shuffled", 0.7, 0.2, 0.3),
+        (0, "dense", np.nan, 1.0, 0.6), (1, "dense", np.nan, 1.0, 0.7),
+    )  # fmt: skip
+    against = tables.paired(table, "andc", "shuffled")
+    assert against.theta.tolist() == [0.3, 0.7]
+    assert against.density.tolist() == pytest.approx([0.55, 0.15])
+    assert against.difference.tolist() == pytest.approx([0.02, 0.0])
+    assert against.half_width.tolist() == pytest.approx([12.706 * 0.01, 12.706 * 0.1], rel=1e-3)  # t of two values, sd/√2
+    assert tables.paired(table, "andc", "dense").difference.tolist() == pytest.approx([-0.14, -0.35])
