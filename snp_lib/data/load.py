@@ -211,3 +211,6 @@ DATASETS: dict[str, Callable[[Path, int | None, bool], Dataset]] = {
     "cifar100": _cifar100,
     "flowers102": _flowers102,
 }
+
+LABELS = {"digits": 10, "cifar100": 100, "flowers102": 102}
+"""Number of labels of each data set, known without loading it."""
