@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from snp_lib import prunings, stages
+from snp_lib import prunings, removal, stages
 from snp_lib.performance import (
     THETA,
     HeadAblation,
@@ -27,6 +27,8 @@ from snp_lib.reporting import half_width, scoreboard
 from snp_lib.store import Run, Unit
 
 KINDS = ("mha", "ff_hidden", "ff", "block")  # in the order of the forward pass of an encoder
+
+SPREAD = ("ratio", "low", "high")
 
 
 def split_site(site: str) -> tuple[int, str]:
@@ -307,6 +309,25 @@ def pruned(
                 dense, *forms = arrays["macs"][t]
                 row |= {name: cost / dense if dense else 1.0 for name, cost in zip(prunings.COSTS[1:], forms, strict=True)}
                 rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def pruned_latency(runs: Sequence[Run], *, thetas: Sequence[float] = prunings.THETAS, device: str = "auto") -> pd.DataFrame:
+    """Latency of pruned networks over that of the dense one: one row per seed, batch, form and θ.
+
+    Returns:
+        Columns seed, batch, form (``compact``, ``blocks`` or ``dense``, which is the dense network once more and shows the
+        noise), theta (NaN for dense); ratio, low and high, the median, 5th and 95th percentile over rounds.
+    """
+    rows = []
+    for run in runs:
+        arrays = removal.pruned_latency(run, thetas=thetas, device=device)
+        for b, batch in enumerate(arrays["batches"]):
+            place = {"seed": run.experiment.seed, "batch": batch}
+            rows.append(place | {"form": "dense", "theta": np.nan} | dict(zip(SPREAD, arrays["noise"][b], strict=True)))
+            for f, form in enumerate(removal.FORMS):
+                for t, theta in enumerate(arrays["thetas"]):
+                    rows.append(place | {"form": form, "theta": theta} | dict(zip(SPREAD, arrays["ratio"][b, f, t], strict=True)))
     return pd.DataFrame(rows)
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from snp_lib import data, plots, prunings, store, tables
+from snp_lib import data, latency, plots, prunings, removal, store, tables
 from snp_lib.performance import binarize, diagonal_sets
 from snp_lib.pruning import Masks, andc, apply_masks, density, macs
 from snp_lib.prunings import ARMS, FineTuning, masks_of, pruning
@@ -156,3 +156,35 @@ def test_paired_differences_by_hand() -> None:
     assert against.difference.tolist() == pytest.approx([0.02, 0.0])
     assert against.half_width.tolist() == pytest.approx([12.706 * 0.01, 12.706 * 0.1], rel=1e-3)  # t of two values, sd/√2
     assert tables.paired(table, "andc", "dense").difference.tolist() == pytest.approx([-0.14, -0.35])
+
+
+def test_latency_of_pruned_networks_is_kept_with_the_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {"thetas": THETAS, "batches": (1, 3), "seconds": 0.5, "device": "cpu"}
+    (run.path / "weights.safetensors").unlink()  # a record has none
+    timed: list[dict[str, Any]] = []
+    compare = latency.compare
+
+    def watched(models: Any, *args: Any, **kwargs: Any) -> Any:
+        timed.append(dict(models.items()))
+        return compare(models, *args, **kwargs)
+
+    monkeypatch.setattr(latency, "compare", watched)
+    found = removal.pruned_latency(run, **options)
+    assert found["ratio"].shape == (2, 2, 2, 3)
+    assert found["noise"].shape == (2, 3)
+    assert (found["ratio"][..., 1] <= found["ratio"][..., 0]).all()
+    assert (found["passes"] >= 5).all()
+    assert list(timed[0]) == ["dense", "compact 0.3", "blocks 0.3", "compact 0.7", "blocks 0.7"]
+    images = data.load("digits", size=16).test.images[:4] / 255
+    masks = masks_of(run, "andc", 0.7, timed[0]["dense"])
+    apply_masks(timed[0]["dense"], masks)
+    for form in removal.FORMS:  # they are that network, made smaller
+        torch.testing.assert_close(timed[0][f"{form} 0.7"](images), timed[0]["dense"](images), atol=1e-5, rtol=0)
+    again = removal.pruned_latency(run, **options)
+    assert np.array_equal(again["ratio"], found["ratio"])
+    assert len(timed) == 2
+    monkeypatch.setattr(removal, "derived", lambda *args, **kwargs: found)
+    table = tables.pruned_latency([run], thetas=THETAS, device="cpu")
+    assert table[table.form == "dense"].ratio.tolist() == found["noise"][:, 0].tolist()
+    chosen = table[(table.form == "blocks") & (table.theta == 0.7) & (table.batch == 3)].iloc[0]
+    assert chosen[["ratio", "low", "high"]].tolist() == found["ratio"][1, 1, 1].tolist()
