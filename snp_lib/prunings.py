@@ -35,7 +35,6 @@ from snp_lib.training import Recipe
 from snp_lib.training.augmentation import make_normalize
 from snp_lib.training.loop import accuracy, top_accuracy, uses_bfloat16
 
-THETAS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 Arm = Literal["andc", "random clusters", "magnitude", "shuffled", "fresh", "dense"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
 COSTS = ("dense", "kept", "compact", "blocks")
@@ -73,8 +72,15 @@ class FineTuning:
         return replace(whole, train=Split(whole.train.images[chosen], whole.train.labels[chosen]))
 
 
+THETAS: dict[Scale, tuple[float, ...]] = {
+    "smoke": (0.3, 0.5, 0.7),
+    "small": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
+    "paper": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
+}
+"""The thresholds of each scale, which set the densities."""
+
 TUNING: dict[Scale, FineTuning] = {
-    "smoke": FineTuning(epochs=2),
+    "smoke": FineTuning(),
     "small": FineTuning(images=20_000),
     "paper": FineTuning(epochs=3, lr_share=0.3),
 }
@@ -113,7 +119,7 @@ def pruning(
     arm: Arm,
     *,
     encoder: int | None = None,
-    thetas: Sequence[float] = THETAS,
+    thetas: Sequence[float] | None = None,
     tuning: FineTuning | None = None,
     device: str = "auto",
     refresh: bool = False,
@@ -126,7 +132,8 @@ def pruning(
 
     Args:
         encoder: as for :func:`masks_of`.
-        thetas: thresholds of the diagonal sets, which set the density; ``dense`` has one result for all.
+        thetas: thresholds of the diagonal sets, which set the density; ``dense`` has one result for all. None: those of
+            the scale, see ``THETAS``.
         tuning: None: that of the scale, see ``TUNING``.
 
     Returns:
@@ -139,7 +146,7 @@ def pruning(
         StoreError: the weights of the run are not here, or what is stored is damaged.
     """
     tuning = tuning or TUNING[run.experiment.scale]
-    thetas = (0.0,) if arm == "dense" else tuple(thetas)
+    thetas = (0.0,) if arm == "dense" else tuple(thetas or THETAS[run.experiment.scale])
     options = {"arm": arm, "encoder": encoder, "thetas": list(thetas), "tuning": asdict(tuning)}
     where = "all" if encoder is None else f"{encoder}"
     name = f"pruning-{where}-{arm.replace(' ', '-')}-{tuning.epochs}"

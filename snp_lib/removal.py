@@ -11,21 +11,22 @@ from torch import nn
 
 from snp_lib import latency, making
 from snp_lib.derived import Arrays, derived
+from snp_lib.experiments import Scale
 from snp_lib.pruning import blocked, compact
 from snp_lib.prunings import THETAS, masks_of
 from snp_lib.store import Run
 
 FORMS = ("compact", "blocks")  # as snp_lib.pruning.Macs names them
 BATCHES = (1, 256)
-SECONDS = 60.0  # for each batch size
+SECONDS: dict[Scale, float] = {"smoke": 2.0, "small": 60.0, "paper": 60.0}  # for each batch size
 
 
 def pruned_latency(
     run: Run,
     *,
-    thetas: Sequence[float] = THETAS,
+    thetas: Sequence[float] | None = None,
     batches: Sequence[int] = BATCHES,
-    seconds: float = SECONDS,
+    seconds: float | None = None,
     device: str = "auto",
     refresh: bool = False,
 ) -> Arrays:
@@ -36,16 +37,18 @@ def pruned_latency(
     costs what the dense network costs; it is not listed.
 
     Args:
+        thetas: None: those of the scale, see ``snp_lib.prunings.THETAS``.
         batches: images of a pass.
-        seconds: for each batch size.
+        seconds: for each batch size; None: that of the scale, see ``SECONDS``.
 
     Returns:
         Arrays by name. ``thetas`` (θ,), ``batches`` (b,); ``ratio`` (b, form, θ, 3), median, 5th and 95th percentile over
         rounds, the forms in the order of ``FORMS``; ``noise`` (b, 3), the same of the dense network to itself;
         ``seconds`` (b,) and ``passes`` (b,) of the dense network; ``threads`` (1,).
     """
+    thetas = thetas or THETAS[run.experiment.scale]
     options = {"thetas": list(thetas), "batches": list(batches), "device": making.choose_device(device).type}
-    compute = functools.partial(_time, run, thetas, batches, seconds, device)
+    compute = functools.partial(_time, run, thetas, batches, seconds or SECONDS[run.experiment.scale], device)
     return derived(run, f"latency-pruned-{options['device']}", options, compute, refresh=refresh)
 
 

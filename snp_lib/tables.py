@@ -284,7 +284,7 @@ def pruned(
     *,
     arms: Sequence[prunings.Arm] = prunings.ARMS,
     encoder: int | None = None,
-    thetas: Sequence[float] = prunings.THETAS,
+    thetas: Sequence[float] | None = None,
     tuning: prunings.FineTuning | None = None,
     device: str = "auto",
 ) -> pd.DataFrame:
@@ -312,7 +312,7 @@ def pruned(
     return pd.DataFrame(rows)
 
 
-def pruned_latency(runs: Sequence[Run], *, thetas: Sequence[float] = prunings.THETAS, device: str = "auto") -> pd.DataFrame:
+def pruned_latency(runs: Sequence[Run], *, thetas: Sequence[float] | None = None, device: str = "auto") -> pd.DataFrame:
     """Latency of pruned networks over that of the dense one: one row per seed, batch, form and θ.
 
     Returns:
@@ -331,17 +331,22 @@ def pruned_latency(runs: Sequence[Run], *, thetas: Sequence[float] = prunings.TH
     return pd.DataFrame(rows)
 
 
-def paired(table: pd.DataFrame, arm: str, against: str, column: str = "after") -> pd.DataFrame:
-    """An arm minus another at the same seed and θ: one row per θ, from the frame of :func:`pruned`.
-
-    Returns:
-        Columns theta, density (mean over seeds), difference (mean over seeds), half_width (of its 95 % interval), n.
-    """
+def difference_per_seed(table: pd.DataFrame, arm: str, against: str, *, theta: float | None = None, column: str = "after") -> list[float]:
+    """An arm of :func:`pruned` minus another at the same seed and θ, in the order of the seeds; without a θ the mean over all."""
     first, second = (table[table.arm == name].set_index("seed") for name in (arm, against))
+    differences = []
+    for seed in first.index.unique():
+        ours, other = first.loc[[seed]].set_index("theta")[column], second.loc[[seed]].set_index("theta")[column]
+        gap = ours - (other.item() if len(other) == 1 else other)  # the intact network has one value for every θ
+        differences.append(float(gap.mean() if theta is None else gap[theta]))
+    return differences
+
+
+def paired(table: pd.DataFrame, arm: str, against: str, *, column: str = "after") -> pd.DataFrame:
+    """The same as one row per θ: columns theta, density and difference (means over seeds), half_width of its 95 % interval."""
     rows = []
-    for theta, group in first.groupby("theta"):
-        other = second if second.theta.isna().all() else second[second.theta == theta]
-        differences = (group[column] - other[column].loc[group.index]).tolist()
-        row = {"theta": theta, "density": group.density.mean(), "difference": np.mean(differences)}
-        rows.append(row | {"half_width": half_width(differences), "n": len(differences)})
+    for theta, density in table[table.arm == arm].groupby("theta").density.mean().items():
+        differences = difference_per_seed(table, arm, against, theta=float(str(theta)), column=column)
+        row = {"theta": theta, "density": density, "difference": np.mean(differences)}
+        rows.append(row | {"half_width": half_width(differences)})
     return pd.DataFrame(rows)

@@ -155,6 +155,8 @@ def test_paired_differences_by_hand() -> None:
     assert against.density.tolist() == pytest.approx([0.55, 0.15])
     assert against.difference.tolist() == pytest.approx([0.02, 0.0])
     assert against.half_width.tolist() == pytest.approx([12.706 * 0.01, 12.706 * 0.1], rel=1e-3)  # t of two values, sd/√2
+    assert tables.difference_per_seed(table, "andc", "shuffled") == pytest.approx([-0.035, 0.055])
+    assert tables.difference_per_seed(table, "andc", "dense", theta=0.7) == pytest.approx([-0.4, -0.3])
     assert tables.paired(table, "andc", "dense").difference.tolist() == pytest.approx([-0.14, -0.35])
 
 
