@@ -132,7 +132,7 @@ HEADER = (
 
 
 def table(comparison: Comparison) -> str:
-    """The rows as text under :data:`HEADER`, milliseconds a pass; the last line is the noise of the ratios above it."""
+    """The rows as text under ``HEADER``, milliseconds a pass; the last line is the noise of the ratios above it."""
 
     def line(start: str, ratio: Spread) -> str:
         return f"{start:71}{ratio.median:7.2f}{ratio.low:7.2f}{ratio.high:7.2f}"
