@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 
 import torch
+from keeping import seconds
 from torch import Tensor, nn
 
 from snp_lib import data, experiments
@@ -26,12 +25,6 @@ from snp_lib.performance import group_units, measure, summarize, unit_matrices
 from snp_lib.performance.readout import Readout, make_readout
 
 BATCH = 128
-
-
-def seconds(task: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    task()
-    return time.perf_counter() - started
 
 
 @torch.no_grad()

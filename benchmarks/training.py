@@ -11,16 +11,14 @@ data/records/benchmarks/NAME.json, from which the book draws its table.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import keeping
 import torch
 import usual_loop
 from torch import Tensor, nn
@@ -31,7 +29,6 @@ from snp_lib import data, experiments, making
 from snp_lib.data import Dataset, Split
 from snp_lib.experiments import Experiment
 from snp_lib.models import cct, create_model
-from snp_lib.paths import RECORDS
 from snp_lib.training import Recipe, predict, train
 from snp_lib.training.augmentation import Augmentation
 
@@ -69,8 +66,8 @@ def usual(model: nn.Module, dataset: Dataset, recipe: Recipe, device: torch.devi
     return usual_loop.epochs(model.to(device), batches, recipe, device)
 
 
-def training_rows(experiment: Experiment, dataset: Dataset, device: torch.device) -> Rows:
-    """Each measure on top of the ones before it."""
+def training_rows(experiment: Experiment, dataset: Dataset, device: torch.device, compiled: bool = False) -> Rows:
+    """Each measure on top of the ones before it, with ``compiled`` torch.compile as the last."""
     recipe = experiment.recipe
     full, half = replace(recipe, precision="float32"), replace(recipe, precision="bfloat16")
 
@@ -90,13 +87,16 @@ def training_rows(experiment: Experiment, dataset: Dataset, device: torch.device
 
     shape = built(experiment, dataset).config
     loader = usual(usual_loop.network(shape), dataset, recipe, device)
-    return {
+    rows = {
         "the usual loop, CCT of vit-pytorch": lambda: next(loader),
         "images in memory, augmented in batches": ours(usual_loop.network(shape), full),
         "our CCT: fused attention and optimiser": with_fused(ours(built(experiment, dataset), full)),
         "bfloat16 matrix products": with_fused(ours(built(experiment, dataset), half)),
         "attention as two products": ours(built(experiment, dataset), half),
     }
+    if compiled:
+        rows["torch.compile"] = ours(torch.compile(built(experiment, dataset)), half)  # the round that is not counted compiles
+    return rows
 
 
 def evaluation_rows(experiment: Experiment, dataset: Dataset, device: torch.device) -> Rows:
@@ -211,7 +211,7 @@ def to_the_end(
     return found
 
 
-def measured(experiment: Experiment, dataset: Dataset, device: torch.device, rounds: int) -> dict[str, Any]:
+def measured(experiment: Experiment, dataset: Dataset, device: torch.device, rounds: int, compiled: bool) -> dict[str, Any]:
     """Everything that is timed round by round, with what the hardware gives beside it."""
     policies: dict[str, Any] = {
         "crop, flip": {},
@@ -221,7 +221,7 @@ def measured(experiment: Experiment, dataset: Dataset, device: torch.device, rou
     return {
         "flop_per_image": operations(experiment, dataset),
         "peak": {str(dtype).removeprefix("torch."): peak(device, dtype) for dtype in (torch.float32, torch.bfloat16)},
-        "train": timed(training_rows(experiment, dataset, device), rounds),
+        "train": timed(training_rows(experiment, dataset, device, compiled), rounds),
         "evaluate": timed(evaluation_rows(experiment, dataset, device), rounds),
     } | {
         f"augment: {name}": timed(augmentation_rows(replace(experiment.recipe, **policy), dataset.train, device), rounds)
@@ -235,6 +235,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=int, default=5, help="rounds counted (default: 5; 0: only --accuracy)")
     parser.add_argument("--images", type=int, default=3840, help="training and test images of a round (default: 3840)")
+    parser.add_argument("--compile", action="store_true", help="also train through torch.compile, as one more row")
     parser.add_argument("--accuracy", type=int, default=0, metavar="EPOCHS", help="also train both to the end, on all images")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of --accuracy (default: 3)")
     parser.add_argument("--record", metavar="NAME", help="keep the numbers in data/records/benchmarks/NAME.json")
@@ -245,25 +246,17 @@ def main() -> None:
     parts = {name: whole.split(name) for name in ("train", "test")}
     few = replace(whole, **{name: Split(part.images[: options.images], part.labels[: options.images]) for name, part in parts.items()})
     result: dict[str, Any] = {
-        "command": " ".join(["python benchmarks/training.py", *sys.argv[1:]]),
-        "device": making.device_name(device),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "code": making.code_version(),
-        "date": datetime.date.today().isoformat(),
+        **keeping.conditions(device),
         "model": experiment.model,
         "batch_size": experiment.recipe.batch_size,
     }
     if options.rounds:
-        result |= measured(experiment, few, device, options.rounds)
+        result |= measured(experiment, few, device, options.rounds, options.compile)
     if options.accuracy:
         result["accuracy"] = to_the_end(experiment, whole, device, options.accuracy, options.seeds) | {"epochs": options.accuracy}
     show(result)
     if options.record:
-        path = RECORDS / "benchmarks" / f"{options.record}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=1) + "\n")
-        print(f"kept in {path}")
+        keeping.keep(result, options.record)
 
 
 def show(result: dict[str, Any]) -> None:

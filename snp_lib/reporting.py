@@ -200,7 +200,7 @@ def load_benchmark(name: str) -> dict[str, Any]:
     if not path.is_file():
         there = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none"
         raise ReportError(
-            f"no benchmark {name!r} in {path.parent} (there: {there}); make it with `python benchmarks/training.py --record {name}`"
+            f"no benchmark {name!r} in {path.parent} (there: {there}); make it with the scripts in benchmarks/ and `--record {name}`"
         )
     result: dict[str, Any] = json.loads(path.read_text())
     return result

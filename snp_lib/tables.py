@@ -118,20 +118,21 @@ def claims_table(papers: Sequence[str], *, experiment: str | None = None) -> pd.
 
 
 def benchmark(result: Mapping[str, Any], part: str) -> pd.DataFrame:
-    """One part of a record of ``benchmarks/training.py``: images a second and the ratio to the first row, as medians over rounds.
+    """One part of a record of a benchmark: images a second, or seconds, and the ratio to the first row, as medians over rounds.
 
     Args:
-        result: the record, as :func:`snp_lib.reporting.load_benchmark` reads it.
-        part: ``train``, ``evaluate`` or ``augment: …``.
+        result: the record, as :func:`snp_lib.reporting.load_benchmark` reads it, or the part of it that holds ``part``.
+        part: of ``benchmarks/training.py`` ``train``, ``evaluate`` or ``augment: …``; of a part of
+            ``benchmarks/measurements.py`` its ``ways``.
 
     Returns:
-        Columns way, images/s, ratio, from and to; the last three are ratios to the first row of the same round.
+        Columns way, images/s or seconds, ratio, from and to; the last three are how many times faster than the first row
+        of the same round.
     """
     rows = []
     for way, row in result[part].items():
-        ratio = row["ratio"]
-        rate = np.median(row["images_per_second"])
-        rows.append({"way": way, "images/s": rate, "ratio": np.median(ratio), "from": min(ratio), "to": max(ratio)})
+        ratio, key, name = row["ratio"], *(("seconds", "seconds") if "seconds" in row else ("images_per_second", "images/s"))
+        rows.append({"way": way, name: np.median(row[key]), "ratio": np.median(ratio), "from": min(ratio), "to": max(ratio)})
     return pd.DataFrame(rows)
 
 

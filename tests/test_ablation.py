@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
+import twins
 from conftest import unchecked
 from scipy import stats
-from torch import Tensor, nn
+from torch import Tensor
 
 from snp_lib.data import Dataset, Split
 from snp_lib.data.augment import Normalize
@@ -33,24 +32,6 @@ def network(order: str = "released") -> CCT:
     return model.eval()
 
 
-@contextmanager
-def hooked(model: CCT, site: str, kept: np.ndarray, off: Tensor | None = None) -> Iterator[None]:
-    """Heads that are not kept write zero, or ``off``, in whatever passes happen inside."""
-
-    def replace(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        changed, width = output.clone(), output.shape[-1] // HEADS
-        for h in np.flatnonzero(~kept):
-            own = slice(h * width, (h + 1) * width)
-            changed[..., own] = 0 if off is None else off[own]
-        return changed
-
-    handle = model.encoders[SITES.index(site)].attention.register_forward_hook(replace)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
 def images_of(dataset: Dataset) -> Tensor:
     return Normalize(dataset.train.images)(dataset.test.images)
 
@@ -68,7 +49,7 @@ def test_logits_equal_whole_passes_with_hooks_at_every_block(order: str, few_dig
         assert tuple(ablated) == SITES
         for site in SITES:
             for kept, logits in zip(EVERY, ablated[site], strict=True):
-                with torch.no_grad(), hooked(model, site, kept):
+                with torch.no_grad(), twins.heads_off(model, site, kept):
                     torch.testing.assert_close(logits, model(images), atol=1e-6, rtol=1e-6)
             assert (ablated[site][:-1] - intact).abs().amax((1, 2)).min() > 1e-2  # every variant but the last changes something
 
@@ -78,7 +59,7 @@ def test_one_variant_at_a_time_is_the_hooked_pass_bit_for_bit(few_digits: Datase
     _, ablated = ablated_logits(model, images, EVERY, rows=1)
     for site in SITES:
         for kept, logits in zip(EVERY, ablated[site], strict=True):
-            with torch.no_grad(), hooked(model, site, kept):
+            with torch.no_grad(), twins.heads_off(model, site, kept):
                 assert torch.equal(logits, model(images))
 
 
@@ -132,7 +113,7 @@ def test_accuracies_equal_one_hooked_pass_per_variant(replacement: Replacement, 
         with torch.no_grad():
             mean = model(images, sites=[site])[1][site].mean((0, 1))
         for v, kept in enumerate(EVERY):
-            with hooked(model, site, kept, mean if replacement == "mean" else None):
+            with twins.heads_off(model, site, kept, mean if replacement == "mean" else None):
                 assert found.accuracy[SITES.index(site), v] == pytest.approx(accuracy())
             changed += not np.array_equal(found.accuracy[SITES.index(site), v], found.baseline)
         assert np.array_equal(found.accuracy_of(site, EVERY[-1:])[0], found.baseline)

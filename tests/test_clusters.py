@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 import pytest
+import torch
+import twins
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -20,25 +22,6 @@ def twin_threshold(matrix: np.ndarray, threshold: float) -> np.ndarray:
         for i, j in np.ndindex(matrix.shape):
             binary[i, j] = matrix[i, j] / matrix.max() > threshold
     return binary
-
-
-def twin_clusters(binary: np.ndarray) -> list[list[int]]:
-    """The greedy walk, label by label, testing the whole square sub-matrix every time."""
-    free = [label for label in range(len(binary)) if binary[label, label]]
-    clusters = []
-    while free:
-        cluster = [free.pop(0)]
-        for label in list(free):
-            grown = [*cluster, label]
-            if all(binary[i, j] for i in grown for j in grown):
-                cluster = grown
-                free.remove(label)
-        clusters.append(cluster)
-    return clusters
-
-
-def twin_noise(binary: np.ndarray) -> int:
-    return int(binary.sum()) - sum(len(cluster) ** 2 for cluster in twin_clusters(binary))
 
 
 @st.composite
@@ -70,7 +53,8 @@ def performance(draw: st.DrawFn) -> np.ndarray:
 
 @given(binaries())
 def test_find_clusters_equals_the_literal_walk(binary: np.ndarray) -> None:
-    assert find_clusters(binary) == twin_clusters(binary)
+    assert find_clusters(binary) == twins.clusters(binary)
+    assert find_clusters(binary) == twins.clusters(torch.from_numpy(binary).float(), twins.counted_square)
 
 
 @given(performance(), st.sampled_from((0.0, 0.2, 0.3, 0.5, 0.6, 0.99)))
@@ -78,8 +62,8 @@ def test_a_summary_equals_the_literal_walk_of_every_unit(matrices: np.ndarray, t
     found = summarize(matrices, threshold)
     expected = [twin_threshold(matrix, threshold) for matrix in matrices]
     assert np.array_equal(binarize(matrices, threshold), expected)
-    assert found.clusters == [twin_clusters(binary) for binary in expected]
-    assert found.noise.tolist() == [twin_noise(binary) for binary in expected]
+    assert found.clusters == [twins.clusters(binary) for binary in expected]
+    assert found.noise.tolist() == [twins.noise(binary) for binary in expected]
     assert found.diagonal.tolist() == [binary.diagonal().tolist() for binary in expected]
     assert found.silent.tolist() == [not matrix.max() > 0 for matrix in matrices]
 
@@ -106,7 +90,7 @@ def test_clusters_split_the_diagonal_set_into_squares_of_ones(binary: np.ndarray
 def test_a_hundred_labels_and_many_units_as_in_the_book() -> None:
     matrices = np.random.default_rng(0).normal(size=(6, 100, 100)) + 2 * np.eye(100)
     found = summarize(matrices, 0.3)
-    assert found.clusters == [twin_clusters(binary) for binary in binarize(matrices, 0.3)]
+    assert found.clusters == [twins.clusters(binary) for binary in binarize(matrices, 0.3)]
 
 
 def worked_example() -> tuple[np.ndarray, Summary]:

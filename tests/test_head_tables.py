@@ -116,3 +116,5 @@ def test_benchmarks_are_read_as_medians_over_rounds() -> None:
     table = tables.benchmark({"train": rows}, "train")
     assert table["images/s"].tolist() == [2.0, 5.0]
     assert table.iloc[1][["ratio", "from", "to"]].tolist() == [2.5, 0.7, 4.0]
+    seconds = tables.benchmark({"ways": {"loop": {"seconds": [3.0, 1.0, 2.0], "ratio": [1.0, 1.0, 1.0]}}}, "ways")
+    assert seconds.to_dict("records") == [{"way": "loop", "seconds": 2.0, "ratio": 1.0, "from": 1.0, "to": 1.0}]

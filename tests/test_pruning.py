@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import twins
 from conftest import shortened, unchecked
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,26 +66,6 @@ def sets_of(model: CCT, seed: int = 0, share: float = 0.15, labels: int = 10) ->
     return {site: rng.random((units, labels)) < share for site, units in model.sites.items()}
 
 
-def literal_andc(sets: dict[str, np.ndarray], model: CCT) -> Masks:
-    """Weight by weight, with sets of labels."""
-
-    def recognised(site: str) -> list[set[int]]:
-        return [set(np.flatnonzero(row)) for row in sets[site]]
-
-    sides = {"classifier.weight": (recognised(f"block{model.config.depth}"), [{j} for j in range(model.config.num_classes)])}
-    for b in range(1, model.config.depth + 1):
-        stream, hidden, output = (recognised(f"block{b}{kind}") for kind in ("", ".ff_hidden", ".ff"))
-        sides[f"encoders.{b - 1}.ff1.weight"] = (stream, hidden)
-        sides[f"encoders.{b - 1}.ff2.weight"] = (hidden, output)
-    out = {}
-    for name, (inputs, outputs) in sides.items():
-        out[name] = torch.zeros(len(outputs), len(inputs), dtype=torch.bool)
-        for j, of_output in enumerate(outputs):
-            for i, of_input in enumerate(inputs):
-                out[name][j, i] = len(of_input & of_output) > 0
-    return out
-
-
 def assert_same(found: Masks, expected: Masks) -> None:
     assert found.keys() == expected.keys()
     for name, mask in expected.items():
@@ -126,7 +107,7 @@ def masked(masks: Masks) -> CCT:
 @given(seed=st.integers(0, 10**6), share=st.sampled_from((0.0, 0.02, 0.1, 0.3, 1.0)))
 def test_andc_is_the_literal_rule(seed: int, share: float) -> None:
     sets = sets_of(MODEL, seed, share)
-    assert_same(andc(sets, MODEL), literal_andc(sets, MODEL))
+    assert_same(andc(sets, MODEL), twins.andc(sets, MODEL))
 
 
 def test_silent_nodes_lose_everything_and_nodes_that_know_all_labels_nothing() -> None:

@@ -33,12 +33,17 @@ def binarize(matrices: ArrayLike, threshold: float = THETA) -> Bool[np.ndarray, 
         raise ValueError(f"expected matrices (unit, label, label), got shape {values.shape}")
     if not 0 <= threshold < 1:
         raise ValueError(f"threshold must lie in [0, 1), got {threshold}")
-    if not np.isfinite(values).all():
-        unit = int(np.argwhere(~np.isfinite(values))[0, 0])
-        raise ValueError(f"the matrix of unit {unit} holds NaN or infinity: the measurement before it went wrong")
-    largest = values.max(axis=(1, 2), keepdims=True, initial=-np.inf)
-    with np.errstate(over="ignore"):  # a tiny maximum under a huge negative element: −inf stays below any threshold
-        binary: np.ndarray = (values / np.where(largest > 0, largest, 1) > threshold) & (largest > 0)
+    binary, quotients = np.empty(values.shape, dtype=bool), np.empty_like(values[:16])
+    for start in range(0, len(values), 16):  # a few units at a time in the same memory, which stays in the cache
+        part = values[start : start + 16]
+        if not (finite := np.isfinite(part)).all():
+            unit = start + int(np.argwhere(~finite)[0, 0])
+            raise ValueError(f"the matrix of unit {unit} holds NaN or infinity: the measurement before it went wrong")
+        largest = part.max(axis=(1, 2), keepdims=True, initial=-np.inf)
+        with np.errstate(over="ignore"):  # a tiny maximum under a huge negative element: −inf stays below any threshold
+            shares = np.divide(part, np.where(largest > 0, largest, 1), out=quotients[: len(part)])
+        np.greater(shares, threshold, out=binary[start : start + 16])
+        binary[start : start + 16][largest[:, 0, 0] <= 0] = False
     return binary
 
 
@@ -56,16 +61,15 @@ def cluster_index(binary: Bool[np.ndarray, "unit label label"]) -> Int[np.ndarra
     a cluster takes a label depends only on the cluster's earlier members.
     """
     units, labels, _ = binary.shape
-    mutual = binary & binary.transpose(0, 2, 1)
     diagonal = diagonal_sets(binary)
     # accepts[u, c, l]: every member of cluster c agrees with label l; a cluster not yet open accepts every label
-    accepts = np.ones((units, labels, labels), dtype=bool)
+    accepts = np.ones((units, int(diagonal.sum(axis=1).max(initial=0)), labels), dtype=bool)
     index = np.full((units, labels), -1)
-    for label in range(labels):
+    for label in np.flatnonzero(diagonal.any(axis=0)):
         active = np.flatnonzero(diagonal[:, label])
         first = accepts[active, :, label].argmax(axis=1)
         index[active, label] = first
-        accepts[active, first] &= mutual[active, label]
+        accepts[active, first] &= binary[active, label] & binary[active, :, label]
     return index
 
 
@@ -109,8 +113,7 @@ class Summary:
     @property
     def cluster_sizes(self) -> Int[np.ndarray, "unit cluster"]:
         """Labels in each cluster, zero where a unit has fewer clusters."""
-        numbers = np.arange(self.cluster_of.shape[1])[None, :, None]
-        return np.asarray((self.cluster_of[:, None, :] == numbers).sum(axis=2))
+        return _sizes(self.cluster_of)
 
     @property
     def labels_of_unit(self) -> Int[np.ndarray, " unit"]:
@@ -204,10 +207,17 @@ def summarize(matrices: ArrayLike, threshold: float = THETA) -> Summary:
     if binary.shape[1] < 2:
         raise ValueError("a signal-to-noise ratio needs at least two labels")
     index = cluster_index(binary)
-    same_cluster = (index[:, :, None] == index[:, None, :]) & (index[:, :, None] >= 0)
+    ones = binary.sum(axis=(1, 2))
     return Summary(
-        silent=np.asarray(~binary.any(axis=(1, 2))),
+        silent=ones == 0,
         diagonal=diagonal_sets(binary),
         cluster_of=index,
-        noise=(binary & ~same_cluster).sum(axis=(1, 2)),
+        noise=ones - (_sizes(index) ** 2).sum(axis=1),
     )
+
+
+def _sizes(cluster_of: Int[np.ndarray, "unit label"]) -> Int[np.ndarray, "unit cluster"]:
+    """Labels in each cluster of each unit; as many places as labels, the last ones zero."""
+    units, labels = cluster_of.shape
+    places = labels * np.arange(units)[:, None] + cluster_of
+    return np.bincount(places[cluster_of >= 0], minlength=units * labels).reshape(units, labels)

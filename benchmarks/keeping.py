@@ -1,0 +1,42 @@
+"""What every benchmark does alike: time a task, say where it ran, keep the numbers for the book."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from snp_lib import making
+from snp_lib.paths import RECORDS
+
+
+def seconds(task: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    task()
+    return time.perf_counter() - started
+
+
+def conditions(device: torch.device) -> dict[str, Any]:
+    """The command, the machine and the versions behind a record."""
+    return {
+        "command": " ".join([f"python benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "device": making.device_name(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "code": making.code_version(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def keep(result: dict[str, Any], name: str) -> None:
+    """Write data/records/benchmarks/NAME.json, which ``snp_lib.reporting.load_benchmark`` reads."""
+    path = RECORDS / "benchmarks" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"kept in {path}")
