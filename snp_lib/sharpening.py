@@ -95,8 +95,8 @@ def learned(rises: pd.DataFrame) -> pd.DataFrame:
 
 
 def smallest(table: pd.DataFrame, column: str, runs: Sequence[Run], kind: str) -> list[float]:
-    """The smallest value of a column at one kind of site, for each run."""
-    values = table[table.kind == kind].groupby("seed")[column].min()
+    """The smallest value of a column at one kind of site, for each run; NaN where any is NaN."""
+    values = table[table.kind == kind].groupby("seed")[column].agg(lambda found: found.min(skipna=False))
     return [float(values[run.experiment.seed]) for run in runs]
 
 

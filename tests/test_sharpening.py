@@ -86,6 +86,8 @@ def test_rises_and_what_of_them_is_learned() -> None:
         assert row.learned == pytest.approx(snr(9, 3, **place) / snr(9, 1, **place) - snr(0, 3, **place) / snr(0, 1, **place))
     found = sharpening.smallest(learned, "learned", runs, "ff")
     assert found == [learned[(learned.kind == "ff") & (learned.seed == s)].learned.min() for s in (1, 0)]
+    learned.loc[(learned.kind == "ff") & (learned.seed == 1) & (learned.theta == 0.3), "learned"] = np.nan
+    assert np.isnan(sharpening.smallest(learned, "learned", runs, "ff")).tolist() == [True, False]
 
 
 def test_figures_draw_every_row() -> None:
