@@ -21,7 +21,7 @@ class Experiment:
     """One training and its measurements, completely described; ``hash`` identifies the description.
 
     Raises:
-        ValueError: unknown scale or negative seed.
+        ValueError: unknown scale, negative seed, a snapshot out of range, or a flattened readout.
     """
 
     name: str
@@ -42,6 +42,8 @@ class Experiment:
             raise ValueError(f"seed must be a non-negative integer, got {self.seed!r}")
         if self.snapshots is not None and not all(0 <= e < self.recipe.epochs for e in self.snapshots):
             raise ValueError(f"snapshots must lie in [0, {self.recipe.epochs}), got {self.snapshots}")
+        if self.readout.pooling == "flat":
+            raise ValueError("a run keeps one number per channel: measure flattened readouts with snp_lib.stages.stage(run, epoch, 'flat')")
 
     @property
     def id(self) -> str:

@@ -26,7 +26,7 @@ from snp_lib.disk import sha256
 from snp_lib.experiments import Experiment
 from snp_lib.models import create_model
 from snp_lib.paths import PROJECT, runs_dir
-from snp_lib.performance import Measurement, measure, train_readouts
+from snp_lib.performance import Measurement, ReadoutRecipe, measure, train_readouts
 from snp_lib.performance.readout import Readout
 from snp_lib.training import TrainingError, accuracy, team, train
 from snp_lib.training.augmentation import make_normalize
@@ -125,16 +125,25 @@ def code_version() -> str:
 
 
 def read_out(
-    model: Any, experiment: Experiment, dataset: Dataset, splits: Sequence[str], *, deadline: float = math.inf, progress: bool = True
+    model: Any,
+    experiment: Experiment,
+    dataset: Dataset,
+    splits: Sequence[str],
+    recipe: ReadoutRecipe | None = None,
+    *,
+    deadline: float = math.inf,
+    progress: bool = True,
 ) -> tuple[dict[str, Readout], dict[str, Measurement]]:
-    """Readouts of every site, trained as the experiment says on the frozen network, and what they measure on each split.
+    """Readouts of every site, trained on the frozen network, and what they measure on each split.
+
+    Args:
+        recipe: of the readouts; default: the experiment's own.
 
     Raises:
         Stopped: the deadline passed or SIGTERM came; readouts start again next time.
     """
-    readouts = train_readouts(
-        model, dataset, list(model.sites), experiment.readout, experiment.recipe, seed=experiment.seed, deadline=deadline, progress=progress
-    )
+    sites, recipe = list(model.sites), recipe or experiment.readout
+    readouts = train_readouts(model, dataset, sites, recipe, experiment.recipe, seed=experiment.seed, deadline=deadline, progress=progress)
     normalize = make_normalize(experiment.recipe, dataset.train.images.to(next(model.parameters()).device))
     measured = {
         name: measure(model, readouts, dataset.split(name), normalize, num_classes=dataset.num_classes, progress=progress)

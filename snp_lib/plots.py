@@ -11,6 +11,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 COLORS = {"mha": "#0173b2", "ff_hidden": "#de8f05", "ff": "#029e73", "block": "#cc78bc"}  # seaborn's colour-blind-safe palette
@@ -185,9 +186,7 @@ def over_training(table: pd.DataFrame, y: str, *, ylabel: str) -> Figure:
     for block, shade in zip(blocks, shades, strict=True):
         _band(axis, table[table.block == block], "epoch", y, shade, f"encoder {block}", "o-")
     axis.axhline(0, color=CONTROL, lw=0.8, ls=":")
-    axis.set_xscale("symlog", base=2, linthresh=1)
-    epochs = sorted(table.epoch.unique())
-    axis.set_xticks(epochs, [str(epoch) for epoch in epochs])
+    _epoch_axis(axis, table)
     axis.set(xlabel="finished epochs", ylabel=ylabel)
     _legend(figure, axis, columns=3)
     return figure
@@ -207,6 +206,58 @@ def along_blocks_at_stages(table: pd.DataFrame, y: str, *, kinds: Sequence[str],
         axis.set_title(NAMES[kind], fontsize=11)
         axis.set_ylim(bottom=0)
         axis.legend(fontsize=9, loc="lower left", ncol=2)
+    return figure
+
+
+def trained_and_untrained(table: pd.DataFrame, statistics: dict[str, str], *, kinds: Sequence[str]) -> Figure:
+    """A row of panels per statistic, a column per kind of site: the last epoch of the table in colour, the first in grey."""
+    size = (1.75 * len(kinds) + 0.7, 2.1 * len(statistics) + 0.7)
+    figure, axes = plt.subplots(len(statistics), len(kinds), figsize=size, layout="constrained", squeeze=False, sharex=True, sharey="row")
+    for row, (column, label) in zip(axes, statistics.items(), strict=True):
+        for axis, kind in zip(row, kinds, strict=True):
+            rows = table[table.kind == kind]
+            _band(axis, rows[rows.epoch == rows.epoch.max()], "block", column, COLORS[kind], "trained", "o-")
+            _band(axis, rows[rows.epoch == rows.epoch.min()], "block", column, CONTROL, "untrained", "s:")
+            axis.set(xticks=sorted(table.block.unique()))
+        row[0].set_ylabel(label)
+        row[0].set_ylim(bottom=0)
+    for axis, kind in zip(axes[0], kinds, strict=True):
+        axis.set_title(kind, fontsize=12)
+    for axis in axes[-1]:
+        axis.set_xlabel("encoder")
+    _style_legend(figure, {"trained (in colour)": "o-", "untrained (grey)": "s:"})
+    return figure
+
+
+def by_kind(table: pd.DataFrame, x: str, y: str, *, kinds: Sequence[str], xlabel: str, ylabel: str, at: float) -> Figure:
+    """One line per kind of site, mean over seeds, band ± one standard deviation; dotted the value that means no difference."""
+    figure, axis = plt.subplots(figsize=(5.6, 4.2), layout="constrained")
+    for kind in kinds:
+        _band(axis, table[table.kind == kind], x, y, COLORS[kind], NAMES[kind], "o-")
+    axis.axhline(at, color=CONTROL, lw=0.8, ls=":")
+    if x == "epoch":
+        _epoch_axis(axis, table)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    _legend(figure, axis, columns=2)
+    return figure
+
+
+def along_blocks_by(table: pd.DataFrame, y: str, by: str, *, kinds: Sequence[str], ylabel: str) -> Figure:
+    """One panel per kind of site, one style of line per value of the column ``by``; where the table has epochs, the last in
+    colour and the first in grey."""
+    figure, axes = _panels(len(kinds))
+    values = table[by].unique()
+    styles = dict(zip(values, ("o-", "s--", "^:")[: len(values)], strict=True))
+    stages = {table.epoch.max(): None, table.epoch.min(): CONTROL} if "epoch" in table else {None: None}
+    for axis, kind in zip(axes, kinds, strict=True):
+        for epoch, color in stages.items():
+            for value, style in styles.items():
+                rows = table[(table.kind == kind) & (table[by] == value)]
+                _band(axis, rows if epoch is None else rows[rows.epoch == epoch], "block", y, color or COLORS[kind], value, style)
+        axis.set(xlabel="encoder", ylabel=ylabel, xticks=sorted(table.block.unique()))
+        axis.set_title(NAMES[kind], fontsize=11)
+        axis.set_ylim(bottom=0)
+    _style_legend(figure, styles)
     return figure
 
 
@@ -304,6 +355,18 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
     for axis in axes.flat[count:]:
         axis.axis("off")
     return figure, list(axes.flat[:count])
+
+
+def _epoch_axis(axis: Axes, table: pd.DataFrame) -> None:
+    axis.set_xscale("symlog", base=2, linthresh=1)
+    epochs = sorted(table.epoch.unique())
+    axis.set_xticks(epochs, [str(epoch) for epoch in epochs])
+
+
+def _style_legend(figure: Figure, styles: dict[str, str]) -> None:
+    """A legend of line styles alone, for panels of several colours."""
+    handles = [Line2D([], [], color="black", marker=style[0], ls=style[1:], ms=4, lw=1.5, label=name) for name, style in styles.items()]
+    figure.legend(handles=handles, loc="outside upper center", ncol=len(handles), fontsize=11)
 
 
 def _legend(figure: Figure, axis: Axes, *, columns: int) -> None:

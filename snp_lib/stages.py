@@ -1,27 +1,37 @@
-"""What nodes and heads recognise at stages of a training: before it, on the way, and at its end."""
+"""What nodes and heads recognise at stages of a training, and through other readouts than the run's own."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 from snp_lib import data, making
 from snp_lib.derived import Arrays, derived
-from snp_lib.performance import group_units, summarize, unit_matrices
+from snp_lib.performance import Pooling, SilencedFirst, Summary, group_units, jaccard, measure, summarize, unit_matrices
+from snp_lib.performance.readout import Readout, TokenReadout
 from snp_lib.store import Run
 from snp_lib.training import accuracy
+from snp_lib.training.augmentation import make_normalize
 
 THETAS = (0.2, 0.3, 0.4, 0.5, 0.6)
 STATISTICS = ("labels", "cluster_size", "clusters", "noise", "signal", "internal_noise", "external_noise", "snr")
 
 
-def stage(run: Run, epoch: int, *, device: str = "auto", refresh: bool = False, progress: bool = True) -> Arrays:
+def stage(
+    run: Run, epoch: int, pooling: Pooling | None = None, *, device: str = "auto", refresh: bool = False, progress: bool = True
+) -> Arrays:
     """Readouts trained on the network as it was after ``epoch`` epochs, and what its nodes and heads recognise then.
 
     Everything but the weights of the network is as in the run: readouts, their recipe and seed, the test split.
+
+    Args:
+        pooling: of other readouts than the run's own, see :class:`snp_lib.performance.ReadoutRecipe`.
 
     Returns:
         Arrays by name. ``thetas`` (θ,); ``accuracy`` (1,) of the network and ``readout_accuracy`` (site,), in [0, 1];
@@ -31,9 +41,32 @@ def stage(run: Run, epoch: int, *, device: str = "auto", refresh: bool = False, 
     Raises:
         StoreError: the run has no snapshot of that epoch, or its weights are not here.
     """
-    snapshot = None if epoch == run.experiment.recipe.epochs else epoch
-    options = {"epoch": epoch, "thetas": list(THETAS), "statistics": list(STATISTICS)}
-    return derived(run, f"stage-{epoch:03d}", options, functools.partial(_measure_stage, run, snapshot, device, progress), refresh=refresh)
+    options: dict[str, Any] = {"epoch": epoch, "thetas": list(THETAS), "statistics": list(STATISTICS)}
+    name = f"stage-{epoch:03d}"
+    if pooling is not None:
+        options["pooling"], name = pooling, f"{name}-{pooling}"
+    compute = functools.partial(_measure_stage, run, epoch, pooling, device, progress)
+    return derived(run, name, options, compute, refresh=refresh)
+
+
+def silenced_first(run: Run, *, device: str = "auto", refresh: bool = False, progress: bool = True) -> Arrays:
+    """What the nodes of a finished run recognise if all others are silenced before the pooling instead of after it.
+
+    The run's own readouts, which have sequence pooling; see :class:`snp_lib.performance.SilencedFirst`.
+
+    Returns:
+        Arrays by name. ``thetas`` (θ,); ``statistics`` (site, θ, statistic) as :func:`stage` has them; ``after``, the same
+        with the definition of all other measurements, from the same images and weights; ``jaccard`` and ``chance``
+        (site, θ), agreement of a node's two diagonal sets and of those of different nodes, see
+        :func:`snp_lib.performance.jaccard`; ``accuracy`` (site,) of the sum of all nodes' fields, and ``readout_accuracy``
+        (site,) of the readouts as they are, in [0, 1].
+
+    Raises:
+        StoreError: the weights of the run are not here.
+        ValueError: the run's readouts have no sequence pooling.
+    """
+    options = {"thetas": list(THETAS), "statistics": list(STATISTICS)}
+    return derived(run, "silenced-first", options, functools.partial(_silence_first, run, device, progress), refresh=refresh)
 
 
 def index_of(arrays: Arrays, theta: float) -> int:
@@ -50,26 +83,60 @@ def diagonal_sets_at(arrays: Arrays, site: str, theta: float, labels: int) -> Bo
 
 
 def stages(run: Run) -> list[int]:
-    """Numbers of finished epochs at which a run can be measured: its snapshots and its end."""
-    return [*(run.experiment.snapshots or ()), run.experiment.recipe.epochs]
+    """Numbers of finished epochs at which a run can be measured: before training, its snapshots, its end."""
+    return sorted({0, *(run.experiment.snapshots or ()), run.experiment.recipe.epochs})
 
 
-def _measure_stage(run: Run, epoch: int | None, device: str, progress: bool) -> dict[str, np.ndarray]:
+def _measure_stage(run: Run, epoch: int, pooling: Pooling | None, device: str, progress: bool) -> Arrays:
     dataset = data.load(run.experiment.dataset, size=run.experiment.dataset_size, progress=progress)
-    sites, model = list(run.sites), run.network(epoch).to(making.choose_device(device))
-    readouts, measured = making.read_out(model, run.experiment, dataset, ("test",), progress=progress)
-    found = measured["test"]
-    statistics = np.empty((len(sites), len(THETAS), len(STATISTICS)))
-    arrays: dict[str, Any] = {"thetas": np.array(THETAS), "statistics": statistics}
-    for s, site in enumerate(sites):
-        means, weight = (group_units(x, run.sites[site]) for x in (found.class_means[site], readouts[site].linear.weight.detach().cpu()))
-        matrices = unit_matrices(means, weight).numpy()
-        summaries = [summarize(matrices, theta) for theta in THETAS]
-        for t, summary in enumerate(summaries):
-            averages = summary.averages()
-            statistics[s, t] = [averages[name] for name in STATISTICS]
+    model = run.network(None if epoch == run.experiment.recipe.epochs else epoch).to(making.choose_device(device))
+    recipe = run.experiment.readout if pooling is None else replace(run.experiment.readout, pooling=pooling)
+    readouts, measured = making.read_out(model, run.experiment, dataset, ("test",), recipe, progress=progress)
+    found, rows, arrays = measured["test"], [], {"thetas": np.array(THETAS)}
+    for site, nodes in run.sites.items():
+        summaries = _summaries(found.class_means[site], readouts[site], nodes)
+        rows.append(_statistics(summaries))
         if site.endswith(".mha"):
             arrays[f"sets/{site}"] = np.packbits([summary.diagonal for summary in summaries], axis=-1)
-    arrays["readout_accuracy"] = np.array([found.readout_accuracy[site] for site in sites])
+    arrays["statistics"] = np.stack(rows)
+    arrays["readout_accuracy"] = np.array([found.readout_accuracy[site] for site in run.sites])
     arrays["accuracy"] = np.array([accuracy(found.logits, dataset.test.labels)])
     return arrays
+
+
+def _silence_first(run: Run, device: str, progress: bool) -> Arrays:
+    dataset = data.load(run.experiment.dataset, size=run.experiment.dataset_size, progress=progress)
+    place = making.choose_device(device)
+    model, after, first = run.network().to(place), {}, {}
+    for site, readout in run.readouts().items():
+        if not isinstance(readout, TokenReadout):
+            raise ValueError(f"silencing before the pooling needs sequence pooling; {run.experiment.id} has {type(readout).__name__}")
+        after[site] = readout.to(place)
+        first[site] = SilencedFirst(after[site], run.sites[site])
+    normalize = make_normalize(run.experiment.recipe, dataset.train.images.to(place))
+    found = [
+        measure(model, readouts, dataset.test, normalize, num_classes=dataset.num_classes, progress=progress) for readouts in (first, after)
+    ]
+    rows: dict[str, list[Any]] = {"statistics": [], "after": [], "agreement": []}
+    for site, nodes in run.sites.items():
+        pair = [_summaries(measured.class_means[site], after[site], nodes) for measured in found]
+        rows["statistics"].append(_statistics(pair[0]))
+        rows["after"].append(_statistics(pair[1]))
+        rows["agreement"].append([jaccard(one.diagonal, other.diagonal) for one, other in zip(*pair, strict=True)])
+    arrays = {"thetas": np.array(THETAS)} | {name: np.array(values) for name, values in rows.items()}
+    arrays["jaccard"], arrays["chance"] = np.moveaxis(arrays.pop("agreement"), -1, 0)
+    for name, measured in zip(("accuracy", "readout_accuracy"), found, strict=True):
+        arrays[name] = np.array([measured.readout_accuracy[site] for site in run.sites])
+    return arrays
+
+
+def _summaries(class_means: Float[Tensor, "label feature"], readout: Readout, nodes: int) -> list[Summary]:
+    """What the nodes of a site recognise at every θ."""
+    means, weight = (group_units(x, nodes) for x in (class_means, readout.linear.weight.detach().cpu()))
+    matrices = unit_matrices(means, weight).numpy()
+    return [summarize(matrices, theta) for theta in THETAS]
+
+
+def _statistics(summaries: Sequence[Summary]) -> Float[np.ndarray, "theta statistic"]:
+    averages = [summary.averages() for summary in summaries]
+    return np.array([[row[name] for name in STATISTICS] for row in averages])

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from safetensors.torch import load_file
+from torch import Tensor
 
 from snp_lib.contents import DefinitionError, SkewError, check_definition, load_arrays, parse_manifest, snapshot_name
 from snp_lib.disk import locked, replace_folder, sha256, write_durably
@@ -24,6 +25,7 @@ from snp_lib.making import CHECKPOINT, choose_device, initial_model, make
 from snp_lib.models import CCT
 from snp_lib.paths import RECORDS, runs_dir
 from snp_lib.performance import group_units, unit_matrices
+from snp_lib.performance.readout import Readout, make_readout
 from snp_lib.training import checkpoint as checkpoints
 from snp_lib.training import team
 
@@ -91,18 +93,34 @@ class Run:
         """
         if epoch == 0 and not (self.path / snapshot_name(0)).exists():
             return initial_model(self.experiment, len(self.class_names)).to(memory_format=torch.channels_last).eval()  # type: ignore[no-any-return]
-        name = "weights.safetensors" if epoch is None else snapshot_name(epoch)
-        try:
-            if sha256(self.path / name) != self.manifest["files"][name]:
-                raise StoreError(f"{self.path / name} is damaged. {_again(self.path)}")
-            tensors = load_file(self.path / name)
-        except (OSError, KeyError) as error:
-            command = f"snp train {self.experiment.name} --scale {self.experiment.scale} --seeds {self.experiment.seed} --refresh"
-            raise StoreError(f"{self.path} holds no {name}: records come without weights. Make them here with `{command}`.") from error
+        tensors = self._tensors("weights.safetensors" if epoch is None else snapshot_name(epoch))
         model = initial_model(self.experiment, len(self.class_names))
         prefix = "model." if epoch is None else ""
         model.load_state_dict({key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)})
         return model.to(memory_format=torch.channels_last).eval()  # type: ignore[no-any-return]
+
+    def readouts(self) -> dict[str, Readout]:
+        """The trained readout of every site, in eval mode on the CPU.
+
+        Raises:
+            StoreError: this run holds no weights; records come without.
+        """
+        tensors = self._tensors("weights.safetensors")
+        readouts = {}
+        for site, width in self.sites.items():
+            readout = make_readout(torch.empty(1, 1, width), len(self.class_names), self.experiment.readout.pooling)
+            readout.load_state_dict({name: tensors[f"readout.{site}.{name}"] for name in readout.state_dict()})
+            readouts[site] = readout.eval()
+        return readouts
+
+    def _tensors(self, name: str) -> dict[str, Tensor]:
+        try:
+            if sha256(self.path / name) != self.manifest["files"][name]:
+                raise StoreError(f"{self.path / name} is damaged. {_again(self.path)}")
+            return load_file(self.path / name)
+        except (OSError, KeyError) as error:
+            command = f"snp train {self.experiment.name} --scale {self.experiment.scale} --seeds {self.experiment.seed} --refresh"
+            raise StoreError(f"{self.path} holds no {name}: records come without weights. Make them here with `{command}`.") from error
 
     def matrices(
         self, site: str, *, unit: Unit = "node", split: Literal["train", "test"] = "test"

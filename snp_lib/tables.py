@@ -158,41 +158,16 @@ def symmetry_at_stages(
     """The same at stages of the training: columns as :func:`symmetry`, and epoch.
 
     Args:
-        epochs: finished epochs; default: the snapshots of the runs. Their end is :func:`symmetry`.
+        epochs: finished epochs; default: every stage of the runs but their end, which is :func:`symmetry`.
     """
     rows = []
     for run in runs:
-        for epoch in epochs if epochs is not None else run.experiment.snapshots or ():
+        for epoch in epochs if epochs is not None else stages.stages(run)[:-1]:
             arrays = stages.stage(run, epoch, device=device)
             for site in (site for site in run.sites if site.endswith(".mha")):
                 sets = stages.diagonal_sets_at(arrays, site, theta, len(run.class_names))
                 place = {"seed": run.experiment.seed, "epoch": epoch, "block": split_site(site)[0]}
                 rows.append(place | _symmetry_of(run, sets, permutations))
-    return pd.DataFrame(rows)
-
-
-def statistics_at_stages(
-    runs: Sequence[Run], *, theta: float = THETA, epochs: Sequence[int] | None = None, device: str = "auto"
-) -> pd.DataFrame:
-    """Averages over the nodes of each site at stages of the training: one row per seed, epoch and site.
-
-    Returns:
-        Columns seed, epoch, block, kind, accuracy (of the site's readout) and those of
-        ``STATISTICS``, which are named as in :func:`site_statistics`.
-
-    Raises:
-        ValueError: a θ that the stages do not keep.
-    """
-    rows = []
-    for run in runs:
-        for epoch in epochs if epochs is not None else run.experiment.snapshots or ():
-            arrays = stages.stage(run, epoch, device=device)
-            at = stages.index_of(arrays, theta)
-            for s, site in enumerate(run.sites):
-                block, kind = split_site(site)
-                place = {"seed": run.experiment.seed, "epoch": epoch, "block": block, "kind": kind}
-                place["accuracy"] = arrays["readout_accuracy"][s]
-                rows.append(place | dict(zip(stages.STATISTICS, arrays["statistics"][s, at], strict=True)))
     return pd.DataFrame(rows)
 
 

@@ -16,7 +16,8 @@ from conftest import shortened, unchecked
 from safetensors.torch import load_file
 
 from snp_lib import data, derived, making, paths, stages, store
-from snp_lib.performance import summarize
+from snp_lib.experiments import get
+from snp_lib.performance import group_units, measure, summarize, unit_matrices
 from snp_lib.store import Run, StoreError
 from snp_lib.training import accuracy
 from snp_lib.training.augmentation import make_normalize
@@ -126,6 +127,13 @@ def own_records(staged_run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.setattr(store, "RECORDS", tmp_path / "records")
 
 
+@pytest.fixture
+def own_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """No run is there but the committed records."""
+    monkeypatch.setenv("SNP_RUNS_DIR", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
 def test_the_network_of_a_run_is_the_one_it_measured(staged_run: Run, tmp_path: Path) -> None:
     digits = data.load("digits", size=16)
     model = staged_run.network()
@@ -174,6 +182,63 @@ def test_the_last_stage_is_the_run_itself(staged_run: Run, own_records: None) ->
                 assert (sets != summary.diagonal).sum() <= 2
     with pytest.raises(ValueError, match=r"stages are kept for θ = 0.2, .*, not 0.35"):
         stages.diagonal_sets_at(last, "block1.mha", 0.35, labels=10)
+
+
+def test_a_run_gives_its_readouts_back(staged_run: Run) -> None:
+    digits, model = data.load("digits", size=16), staged_run.network()
+    normalize = make_normalize(staged_run.experiment.recipe, digits.train.images)
+    found = measure(model, staged_run.readouts(), digits.test, normalize, num_classes=10)
+    assert found.readout_accuracy == staged_run.metrics["readout_accuracy"]
+    for site in staged_run.sites:
+        np.testing.assert_array_equal(found.class_means[site].half().numpy(), staged_run.arrays[f"means_test/{site}"])
+
+
+def test_a_run_without_snapshots_has_two_stages(staged_run: Run) -> None:
+    experiment = replace(staged_run.experiment, snapshots=None)
+    assert stages.stages(replace(staged_run, experiment=experiment)) == [0, 2]
+
+
+def test_stages_through_other_readouts_are_measured_by_the_same_rules(staged_run: Run, own_records: None) -> None:
+    run, digits = staged_run, data.load("digits", size=16)
+    own = stages.stage(run, 2, progress=False)
+    for pooling in ("mean", "flat"):
+        found = stages.stage(run, 2, pooling, progress=False)
+        recipe = replace(run.experiment.readout, pooling=pooling)
+        readouts, measured = making.read_out(run.network(), run.experiment, digits, ("test",), recipe, progress=False)
+        s, site = 4, "block2.mha"
+        features = (measured["test"].class_means[site], readouts[site].linear.weight.detach())
+        means, weight = (group_units(x, run.sites[site]) for x in features)
+        summary = summarize(unit_matrices(means, weight).numpy(), 0.4)
+        assert dict(zip(stages.STATISTICS, found["statistics"][s, 2], strict=True))["snr"] == pytest.approx(summary.snr)
+        assert np.array_equal(stages.diagonal_sets_at(found, site, 0.4, labels=10), summary.diagonal)
+        assert found["accuracy"][0] == own["accuracy"][0]
+        assert not np.array_equal(found["readout_accuracy"], own["readout_accuracy"])
+    assert {path.stem for path in derived.folder(run, "runs").glob("*.npz")} >= {"stage-002", "stage-002-mean", "stage-002-flat"}
+
+
+def test_silencing_before_the_pooling_stands_beside_silencing_after_it(staged_run: Run, own_records: None) -> None:
+    found = stages.silenced_first(staged_run, progress=False)
+    own = stages.stage(staged_run, 2, progress=False)
+    np.testing.assert_allclose(found["after"], own["statistics"])
+    assert np.array_equal(found["readout_accuracy"], own["readout_accuracy"])
+    assert found["statistics"].shape == own["statistics"].shape
+    assert not np.array_equal(found["statistics"], found["after"])
+    assert (found["jaccard"] > found["chance"]).all()
+    assert (found["jaccard"] < 1).any()
+    experiment = replace(staged_run.experiment, readout=replace(staged_run.experiment.readout, pooling="mean"))
+    tensors = {name: tensor for name, tensor in staged_run._tensors("weights.safetensors").items() if not name.endswith("score.weight")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "_tensors", lambda run, name: tensors)
+        with pytest.raises(ValueError, match=r"needs sequence pooling; .* has MeanReadout"):
+            stages.silenced_first(replace(staged_run, experiment=experiment), refresh=True, progress=False)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_committed_stages_are_still_found(seed: int, own_runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = store.run(get("cct", "small", seed), progress=False)
+    monkeypatch.setattr(making, "read_out", None)
+    for epoch in (0, 1, 4):
+        assert stages.stage(record, epoch, progress=False)["statistics"].shape == (20, 5, 8)
 
 
 def test_stages_differ_and_are_kept(staged_run: Run, own_records: None, monkeypatch: pytest.MonkeyPatch) -> None:

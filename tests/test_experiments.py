@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import MISSING, replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from conftest import unchecked
 from snp_lib import experiments
 from snp_lib.experiments import get, parse_seeds
 from snp_lib.models import CCT_SIZES, CCTConfig, create_model
+from snp_lib.paths import RECORDS
 
 
 @pytest.mark.parametrize(("name", "scale"), [(name, scale) for name, entry in experiments.CATALOGUE.items() for scale in entry.cost])
@@ -64,6 +66,16 @@ def test_seeds_from_text() -> None:
     for wrong in ("", "0,", "1,1", "-1", "a", "0;1", "1.5"):
         with pytest.raises(ValueError, match="expected distinct seeds"):
             parse_seeds(wrong)
+
+
+def test_a_pooling_that_is_not_named_changes_no_hash_and_one_that_is_does() -> None:
+    first = get("cct", "small", 0)
+    assert "pooling" not in first.describe()["readout"]
+    assert first.hash == json.loads((RECORDS / first.id / "manifest.json").read_text())["hash"]
+    mean = replace(first, readout=replace(first.readout, pooling="mean"))
+    assert (mean.hash != first.hash, mean.training_hash) == (True, first.training_hash)
+    with pytest.raises(ValueError, match=r"one number per channel: .*stages\.stage"):
+        replace(first, readout=replace(first.readout, pooling="flat"))
 
 
 def test_what_the_hash_takes_for_granted_has_not_changed() -> None:

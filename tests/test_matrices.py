@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -12,8 +13,8 @@ from torch import Tensor
 from snp_lib.data import Dataset, Split
 from snp_lib.data.augment import Normalize
 from snp_lib.models import CCT, create_model
-from snp_lib.performance import ReadoutRecipe, group_units, measure, train_readouts, unit_matrices
-from snp_lib.performance.readout import MapReadout, Readout, TokenReadout, make_readout
+from snp_lib.performance import Pooling, ReadoutRecipe, group_units, measure, train_readouts, unit_matrices
+from snp_lib.performance.readout import FlatReadout, MeanReadout, Readout, TokenReadout, make_readout
 from snp_lib.training import Recipe
 
 SITES = ["block1.mha", "block1.ff_hidden", "block2.ff", "block2"]
@@ -30,8 +31,9 @@ def network() -> CCT:
     return model.eval()
 
 
-def trained(model: CCT, dataset: Dataset, sites: list[str], seed: int = 0) -> dict[str, Readout]:
-    return train_readouts(model, dataset, sites, ReadoutRecipe(epochs=2, batch_size=32), RECIPE, seed=seed, progress=False)
+def trained(model: CCT, dataset: Dataset, sites: list[str], seed: int = 0, pooling: Pooling | None = None) -> dict[str, Readout]:
+    recipe = ReadoutRecipe(epochs=2, batch_size=32, pooling=pooling)
+    return train_readouts(model, dataset, sites, recipe, RECIPE, seed=seed, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +85,7 @@ def test_matrices_of_filters_equal_the_literal_loop() -> None:
     torch.manual_seed(0)
     maps, labels = torch.randn(60, 5, 3, 4), torch.arange(60) % 7  # five filters of 3 × 4 places, seven labels
     readout = make_readout(maps, num_classes=7)
-    assert isinstance(readout, MapReadout)
+    assert isinstance(readout, FlatReadout)
     means = torch.stack([readout.pool(maps)[labels == label].mean(0) for label in range(7)])
     assert_equal(fast_matrices(readout, means, units=5), literal_matrices(readout, maps, labels, units=5))
 
@@ -99,6 +101,76 @@ def test_a_head_is_the_sum_of_its_nodes_and_all_units_add_up_to_the_logits(
         logits = readout(features_of(network, few_digits, site))
     expected = torch.stack([logits[few_digits.test.labels == label].mean(0) for label in range(10)])
     assert_equal(nodes.sum(0), expected)
+
+
+@torch.no_grad()
+def silenced_in_the_features(readout: Readout, features: Tensor, labels: Tensor, units: int) -> Tensor:
+    """One unit at a time: the whole readout on features (N, T, d) of which the channels of all other units are zero."""
+    matrices = []
+    for channels in torch.arange(features.shape[2]).chunk(units):
+        alone = torch.zeros_like(features)
+        alone[:, :, channels] = features[:, :, channels]
+        fields = readout(alone)
+        matrices.append(torch.stack([fields[labels == label].mean(0) for label in labels.unique()]))
+    return torch.stack(matrices)
+
+
+@pytest.mark.parametrize("pooling", get_args(Pooling))
+@pytest.mark.parametrize(("site", "units"), [("block1.ff_hidden", None), ("block2", None), ("block1.mha", 3)])
+def test_under_other_poolings_a_unit_is_still_its_channels(
+    site: str, units: int | None, pooling: Pooling, network: CCT, few_digits: Dataset
+) -> None:
+    """Both are linear in the features, so that silencing before and after the pooling are one."""
+    readout, units = trained(network, few_digits, [site], pooling=pooling)[site], units or network.sites[site]
+    measured = measure(network, {site: readout}, few_digits.test, Normalize(few_digits.train.images), num_classes=10, batch_size=33)
+    features, labels = features_of(network, few_digits, site), few_digits.test.labels
+    found = fast_matrices(readout, measured.class_means[site], units)
+    assert_equal(found, silenced_in_the_features(readout, features, labels, units))
+    assert_equal(found, literal_matrices(readout, features, labels, units))
+    with torch.no_grad():
+        logits = readout(features)
+    assert_equal(found.sum(0), torch.stack([logits[labels == label].mean(0) for label in range(10)]))
+
+
+@pytest.mark.parametrize("pooling", [None, *get_args(Pooling)])
+def test_the_fields_of_all_units_add_up_to_the_logits_of_every_image(pooling: Pooling | None) -> None:
+    torch.manual_seed(0)
+    tokens, maps = torch.randn(4, 9, 6), torch.randn(4, 6, 3, 3)
+    for features in (tokens, maps):
+        readout = make_readout(features, 5, pooling)
+        pooled, weight = (group_units(x, 6) for x in (readout.pool(features), readout.linear.weight))
+        fields = torch.einsum("nup,kup->nuk", pooled, weight)
+        torch.testing.assert_close(fields.sum(1), readout(features))
+
+
+def test_tokens_and_maps_are_pooled_alike() -> None:
+    torch.manual_seed(0)
+    maps = torch.randn(4, 6, 3, 5)
+    tokens = maps.flatten(2).transpose(1, 2)
+    for pooling in get_args(Pooling):
+        readout = make_readout(maps, 5, pooling)
+        torch.testing.assert_close(readout(tokens), readout(maps))
+
+
+def test_the_mean_is_sequence_pooling_with_equal_scores() -> None:
+    torch.manual_seed(0)
+    tokens, mean, sequence = torch.randn(4, 9, 6), MeanReadout(6, 3), TokenReadout(6, 3)
+    sequence.linear.weight.data = mean.linear.weight.data
+    assert not torch.allclose(mean(tokens), sequence(tokens), atol=1e-6)
+    torch.nn.init.zeros_(sequence.score.weight)
+    torch.testing.assert_close(mean(tokens), sequence(tokens))
+
+
+def test_flattened_readouts_train_in_bfloat16_as_in_float32(network: CCT, few_digits: Dataset) -> None:
+    recipe, normalize = ReadoutRecipe(epochs=20, batch_size=32, pooling="flat"), Normalize(few_digits.train.images)
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        augmentation = replace(RECIPE, precision=precision)
+        readouts = train_readouts(network, few_digits, ["block2"], recipe, augmentation, seed=0, progress=False)
+        assert readouts["block2"].linear.weight.dtype == torch.float32
+        found[precision] = measure(network, readouts, few_digits.test, normalize, num_classes=10).readout_accuracy["block2"]
+    assert found["float32"] > 0.5  # chance is 0.1
+    assert abs(found["float32"] - found["bfloat16"]) <= 0.05
 
 
 def test_one_pass_measures_what_all_images_at_once_give(network: CCT, readouts: dict[str, Readout], few_digits: Dataset) -> None:
@@ -169,9 +241,9 @@ def test_wrong_calls_are_refused_by_name(network: CCT, few_digits: Dataset) -> N
         group_units(torch.ones(2, 12), 5)
 
 
-@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"batch_size": 0}, {"lr": 0.0}, {"weight_decay": -1.0}])
-def test_readout_recipes_out_of_range_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=next(iter(wrong))):
+@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"batch_size": 0}, {"lr": 0.0}, {"weight_decay": -1.0}, {"pooling": "max"}])
+def test_readout_recipes_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+    with unchecked(), pytest.raises(ValueError, match=next(iter(wrong))):
         ReadoutRecipe(**({"epochs": 1, "batch_size": 1} | wrong))
 
 

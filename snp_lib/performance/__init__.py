@@ -17,7 +17,8 @@ from snp_lib.performance.heads import (
     symmetry_breaking,
 )
 from snp_lib.performance.matrices import group_units, unit_matrices
-from snp_lib.performance.readout import Measurement, ReadoutRecipe, measure, train_readouts
+from snp_lib.performance.readout import Measurement, Pooling, ReadoutRecipe, measure, train_readouts
+from snp_lib.performance.silencing import SilencedFirst, jaccard
 
 __all__ = [
     "NOBODY",
@@ -27,7 +28,9 @@ __all__ = [
     "HeadAblation",
     "Measurement",
     "ModusVivendi",
+    "Pooling",
     "ReadoutRecipe",
+    "SilencedFirst",
     "Summary",
     "SymmetryBreaking",
     "ablate_heads",
@@ -41,6 +44,7 @@ __all__ = [
     "experts",
     "find_clusters",
     "group_units",
+    "jaccard",
     "kept_heads",
     "majority",
     "measure",

@@ -1,9 +1,9 @@
 """Readouts on frozen features, trained together, and what one pass over the data measures with them.
 
 A readout turns the features of a site into N × F numbers (``pool``) and those into logits by one matrix without bias.
-For tokens the pooling weights come from the full features, so the logits are a sum over channels and the fields of all
-units add up to them (defined here; the readout follows the CCT head, without its normalisation). For maps pooling is
-flattening (paper C, released code).
+For tokens this is sequence pooling, whose weights come from the full features, so that the logits are a sum over channels
+and the fields of all units add up to them (defined here; it follows the CCT head, without its normalisation); the mean or
+all tokens side by side are variants of it. For maps pooling is flattening (paper C, released code).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -28,28 +29,51 @@ from snp_lib.training.schedules import warmup_cosine
 from snp_lib.training.seeds import epoch_seed, shuffled_batches
 from snp_lib.training.stopping import Stopped, StopRequests
 
+Pooling = Literal["mean", "flat"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReadoutRecipe:
     """How readouts are trained: AdamW, cosine to zero, cross-entropy, the backbone's own augmentation.
 
     Raises:
-        ValueError: a number out of range.
+        ValueError: a number out of range, or an unknown pooling.
     """
 
     epochs: int
     batch_size: int
     lr: float = 2e-3
     weight_decay: float = 1e-4
+    pooling: Pooling | None = None  # None: sequence pooling of tokens, flattening of maps
 
     def __post_init__(self) -> None:
+        if self.pooling is not None and self.pooling not in get_args(Pooling):
+            raise ValueError(f"pooling must be None, {' or '.join(get_args(Pooling))}, got {self.pooling!r}")
         if self.epochs < 1 or self.batch_size < 1:
             raise ValueError(f"epochs and batch_size must be at least 1, got {self.epochs} and {self.batch_size}")
         if self.lr <= 0 or self.weight_decay < 0:
             raise ValueError(f"lr must be positive and weight_decay not negative, got {self.lr} and {self.weight_decay}")
 
 
-class TokenReadout(nn.Module):
+class Readout(nn.Module):
+    """Features of a site to F numbers an image (``pool``), and these to logits by ``linear``, a matrix without bias.
+
+    The F numbers stand channel by channel, so that :func:`snp_lib.performance.group_units` finds the parts of a unit.
+    """
+
+    linear: nn.Linear
+
+    def pool(self, features: Tensor) -> Float[Tensor, "n f"]:
+        """The F numbers of each image."""
+        raise NotImplementedError
+
+    def forward(self, features: Tensor) -> Float[Tensor, "n k"]:
+        """Logits of each image."""
+        logits: Tensor = self.linear(self.pool(features))
+        return logits
+
+
+class TokenReadout(Readout):
     """Sequence pooling, then a linear layer without bias: features (N, T, d) to logits (N, num_classes)."""
 
     def __init__(self, width: int, num_classes: int) -> None:
@@ -64,37 +88,50 @@ class TokenReadout(nn.Module):
         attention = self.score(features).softmax(dim=1)  # (N, T, 1)
         return torch.bmm(attention.transpose(1, 2), features).squeeze(1)
 
-    def forward(self, features: Float[Tensor, "n t d"]) -> Float[Tensor, "n k"]:
-        logits: Tensor = self.linear(self.pool(features))
-        return logits
+
+class MeanReadout(Readout):
+    """Mean over tokens (N, T, d) or over the places of maps (N, C, h, w), then a linear layer without bias."""
+
+    def __init__(self, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, num_classes, bias=False)
+        nn.init.trunc_normal_(self.linear.weight, std=0.02)
+
+    def pool(self, features: Float[Tensor, "n t d"] | Float[Tensor, "n c h w"]) -> Float[Tensor, "n c"]:
+        """One number a channel."""
+        return features.mean(1) if features.ndim == 3 else features.mean((2, 3))
 
 
-class MapReadout(nn.Module):
-    """Flatten, then a linear layer without bias: feature maps (N, C, h, w) to logits (N, num_classes)."""
+class FlatReadout(Readout):
+    """Flatten tokens (N, T, d) or maps (N, C, h, w), then a linear layer without bias, ``width`` features wide."""
 
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
         self.linear = nn.Linear(width, num_classes, bias=False)
 
-    def pool(self, features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n f"]:
-        """All features of an image in a row, the h·w features of a filter side by side."""
-        return features.flatten(1)
-
-    def forward(self, features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
-        logits: Tensor = self.linear(self.pool(features))
-        return logits
+    def pool(self, features: Float[Tensor, "n t d"] | Float[Tensor, "n c h w"]) -> Float[Tensor, "n f"]:
+        """All features of an image in a row, the T or h·w features of a channel side by side."""
+        return (features.transpose(1, 2) if features.ndim == 3 else features).flatten(1)
 
 
-Readout = TokenReadout | MapReadout
+def make_readout(features: Tensor, num_classes: int, pooling: Pooling | None = None) -> Readout:
+    """The readout for features of this shape.
 
+    Args:
+        features: tokens (N, T, d) or maps (N, C, h, w); only their shape matters.
+        pooling: see :class:`snp_lib.performance.ReadoutRecipe`.
 
-def make_readout(features: Tensor, num_classes: int) -> Readout:
-    """The readout for features of this shape; raises ValueError unless they are tokens (3-D) or maps (4-D)."""
-    if features.ndim == 3:
-        return TokenReadout(features.shape[2], num_classes)
-    if features.ndim == 4:
-        return MapReadout(features[0].numel(), num_classes)
-    raise ValueError(f"features must be tokens (N, T, d) or maps (N, C, h, w), got shape {tuple(features.shape)}")
+    Raises:
+        ValueError: features of another shape.
+    """
+    if features.ndim not in (3, 4):
+        raise ValueError(f"features must be tokens (N, T, d) or maps (N, C, h, w), got shape {tuple(features.shape)}")
+    tokens, channels = features.ndim == 3, features.shape[-1 if features.ndim == 3 else 1]
+    if pooling == "mean":
+        return MeanReadout(channels, num_classes)
+    if pooling is None and tokens:
+        return TokenReadout(channels, num_classes)
+    return FlatReadout(features[0].numel(), num_classes)
 
 
 def train_readouts(
@@ -110,12 +147,14 @@ def train_readouts(
 ) -> dict[str, Readout]:
     """Train one readout per site, all from the same frozen forward pass of each step.
 
-    The readouts share no parameter, so this equals training each alone on the same batches.
+    The readouts share no parameter, so this equals training each alone on the same batches. So each goes forward and back
+    on its own, while its features are still near the processor.
 
     Args:
         model: trained network; used in eval mode and left unchanged.
         augmentation: the recipe whose augmentation is applied, without the mixing of images: a class mean needs images of
-            one label; its precision holds for the frozen network, the readouts are trained in float32.
+            one label; its precision holds for the frozen network and for flattened readouts, which are wider than the
+            network; all others are trained in float32.
 
     Returns:
         Site name to trained readout, in eval mode on the model's device.
@@ -139,9 +178,10 @@ def train_readouts(
     for site in sites:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(zlib.crc32(f"{seed} {site}".encode()))  # initial weights do not depend on the other sites
-            readouts[site] = make_readout(example[site], dataset.num_classes).to(device)
+            readouts[site] = make_readout(example[site], dataset.num_classes, recipe.pooling).to(device)
     parameters = [p for readout in readouts.values() for p in readout.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    wide = bfloat16 and recipe.pooling == "flat"
     steps = len(labels) // recipe.batch_size
     bar = tqdm(total=recipe.epochs * steps, desc="readouts", unit="step", disable=not progress, leave=False)
     with StopRequests() as requests:
@@ -152,9 +192,11 @@ def train_readouts(
                     group["lr"] = warmup_cosine(epoch * steps + step, total=recipe.epochs * steps, warmup=0, peak=recipe.lr, end=0.0)
                 with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
                     _, features = model(augment(images[batch], generator), sites=sites)
-                losses = [F.cross_entropy(readouts[site](features[site].float()), labels[batch]) for site in sites]
                 optimizer.zero_grad(set_to_none=True)
-                torch.stack(losses).sum().backward()
+                for site in sites:
+                    with torch.autocast(device.type, torch.bfloat16, enabled=wide):
+                        logits = readouts[site](features[site] if wide else features[site].float())
+                    F.cross_entropy(logits.float(), labels[batch]).backward()
                 optimizer.step()
                 bar.update()
                 if requests.pending or time.monotonic() > deadline:

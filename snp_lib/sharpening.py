@@ -1,0 +1,124 @@
+"""Tables of chapter 3: how the nodes sharpen along the encoders at stages, thresholds and readouts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from snp_lib import stages
+from snp_lib.derived import Arrays
+from snp_lib.performance import THETA, Pooling
+from snp_lib.store import Run
+from snp_lib.tables import site_statistics, split_site
+
+READOUTS: dict[str, Pooling | None] = {"sequence pooling": None, "mean pooling": "mean", "flattened": "flat"}
+"""Readouts by the name that tables give them; the first is that of the runs."""
+
+
+def statistics_at_stages(
+    runs: Sequence[Run],
+    *,
+    thetas: Iterable[float] = (THETA,),
+    epochs: Sequence[int] | None = None,
+    pooling: Pooling | None = None,
+    device: str = "auto",
+) -> pd.DataFrame:
+    """Averages over the nodes of each site at stages of the training: one row per seed, epoch, site and threshold.
+
+    The end of a training is read from the run itself, unless other readouts are asked for.
+
+    Args:
+        epochs: finished epochs; default: every stage of the run, see :func:`snp_lib.stages.stages`.
+        pooling: of other readouts, see :func:`snp_lib.stages.stage`.
+
+    Returns:
+        Columns seed, epoch, block, kind, theta, accuracy (of the site's readout) and those of
+        ``STATISTICS``, which are named as in :func:`snp_lib.tables.site_statistics`.
+
+    Raises:
+        ValueError: a θ that the stages do not keep.
+    """
+    rows, thetas = [], list(thetas)
+    for run in runs:
+        for epoch in epochs if epochs is not None else stages.stages(run):
+            if pooling is None and epoch == run.experiment.recipe.epochs:
+                rows.append(_of_the_run(run, thetas))
+            else:
+                rows.append(_of_a_measurement(run, stages.stage(run, epoch, pooling, device=device), thetas).assign(epoch=epoch))
+    columns = ["seed", "epoch", "block", "kind", "theta", "accuracy", *stages.STATISTICS]
+    return pd.concat(rows, ignore_index=True)[columns]
+
+
+def statistics_by_readout(runs: Sequence[Run], *, thetas: Iterable[float] = (THETA,), device: str = "auto") -> pd.DataFrame:
+    """The same before and after the training for every one of ``READOUTS``: a column readout more."""
+    thetas, tables = list(thetas), []
+    for name, pooling in READOUTS.items():
+        for run in runs:
+            ends = [0, run.experiment.recipe.epochs]
+            found = statistics_at_stages([run], thetas=thetas, epochs=ends, pooling=pooling, device=device)
+            tables.append(found.assign(readout=name))
+    return pd.concat(tables, ignore_index=True)
+
+
+def silencing(runs: Sequence[Run], *, thetas: Iterable[float] = (THETA,), device: str = "auto") -> pd.DataFrame:
+    """Nodes silenced after the pooling, as everywhere else, and before it: one row per seed, site, threshold and way.
+
+    Returns:
+        Columns seed, block, kind, theta, silenced (after the pooling, before the pooling), accuracy (of the sum of the
+        fields), those of ``STATISTICS``, and jaccard and chance: agreement of a node's two diagonal sets, and that of
+        different nodes, see :func:`snp_lib.stages.silenced_first`.
+    """
+    rows, thetas = [], list(thetas)
+    for run in runs:
+        arrays = stages.silenced_first(run, device=device)
+        ways = {"after the pooling": ("after", "readout_accuracy"), "before the pooling": ("statistics", "accuracy")}
+        for way, (statistics, accuracy) in ways.items():
+            rows.append(_of_a_measurement(run, arrays, thetas, statistics, accuracy, ("jaccard", "chance")).assign(silenced=way))
+    return pd.concat(rows, ignore_index=True)
+
+
+def rises(table: pd.DataFrame) -> pd.DataFrame:
+    """SNR of the last encoder over that of the first, in column rise: one row per seed and whatever else tells rows apart."""
+    keys = [name for name in ("seed", "kind", "epoch", "theta", "readout", "silenced") if name in table]
+    snr = table.pivot(index=keys, columns="block", values="snr")
+    return (snr[snr.columns.max()] / snr[snr.columns.min()]).rename("rise").reset_index()
+
+
+def learned(rises: pd.DataFrame) -> pd.DataFrame:
+    """The rise at the end of the training minus that before it, in column learned: as :func:`rises`, without epochs."""
+    keys = [name for name in rises.columns if name not in ("epoch", "rise")]
+    rise = rises.pivot(index=keys, columns="epoch", values="rise")
+    return (rise[rise.columns.max()] - rise[0]).rename("learned").reset_index()
+
+
+def smallest(table: pd.DataFrame, column: str, runs: Sequence[Run], kind: str) -> list[float]:
+    """The smallest value of a column at one kind of site, for each run; NaN where any is NaN."""
+    values = table[table.kind == kind].groupby("seed")[column].agg(lambda found: found.min(skipna=False))
+    return [float(values[run.experiment.seed]) for run in runs]
+
+
+def _of_the_run(run: Run, thetas: Sequence[float]) -> pd.DataFrame:
+    accuracy = [run.metrics["readout_accuracy"][site] for site in run.sites for _ in thetas]
+    return site_statistics([run], thetas=thetas).assign(epoch=run.experiment.recipe.epochs, accuracy=accuracy)
+
+
+def _of_a_measurement(
+    run: Run,
+    arrays: Arrays,
+    thetas: Sequence[float],
+    statistics: str = "statistics",
+    accuracy: str = "readout_accuracy",
+    more: Sequence[str] = (),
+) -> pd.DataFrame:
+    rows = []
+    for s, site in enumerate(run.sites):
+        block, kind = split_site(site)
+        for theta in thetas:
+            at = stages.index_of(arrays, theta)
+            row: dict[str, Any] = {"seed": run.experiment.seed, "block": block, "kind": kind, "theta": theta}
+            row |= {"accuracy": arrays[accuracy][s]} | {name: arrays[name][s, at] for name in more}
+            rows.append(row | dict(zip(stages.STATISTICS, np.asarray(arrays[statistics][s, at]), strict=True)))
+    return pd.DataFrame(rows)
