@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from snp_lib import stages
 from snp_lib.performance import (
@@ -91,6 +92,27 @@ def shuffle_outputs(matrices: np.ndarray, *, seed: int) -> np.ndarray:
     return np.take_along_axis(matrices, order[:, None, :], axis=2)
 
 
+def per_run(table: pd.DataFrame, runs: Sequence[Run], column: str, **where: Any) -> Float[np.ndarray, " run"]:
+    """One value per run, in the order of the runs, from the rows that meet ``where``, such as ``kind="ff", block=5``.
+
+    Raises:
+        ValueError: not exactly one such row for each run.
+    """
+    rows = table[np.logical_and.reduce([table[name] == value for name, value in where.items()])].set_index("seed")[column]
+    seeds = [run.experiment.seed for run in runs]
+    if sorted(rows.index) != sorted(seeds):
+        raise ValueError(f"expected one row with {where} for each of the seeds {seeds}, got rows of {sorted(rows.index)}")
+    values: np.ndarray = rows.loc[seeds].to_numpy(dtype=np.float64)
+    return values
+
+
+def snr_rise(table: pd.DataFrame, runs: Sequence[Run], **where: Any) -> Float[np.ndarray, " run"]:
+    """SNR of the last encoder over that of the first, one value per run, see :func:`per_run`."""
+    last, first = (per_run(table, runs, "snr", block=block, **where) for block in (table.block.max(), table.block.min()))
+    ratio: np.ndarray = last / first
+    return ratio
+
+
 def claims_table(papers: Sequence[str], *, experiment: str | None = None) -> pd.DataFrame:
     """The scoreboard of the papers named, in that order: columns paper, claim, ours, verdict, holds if.
 
@@ -113,6 +135,23 @@ def claims_table(papers: Sequence[str], *, experiment: str | None = None) -> pd.
         )
     table = pd.DataFrame(rows)
     return pd.concat([table[table.paper == paper] for paper in papers], ignore_index=True)
+
+
+def claims_side_by_side(papers: Sequence[str], experiments: Mapping[str, str]) -> pd.DataFrame:
+    """Verdicts of several experiments on the same claims, of those that the first experiment has measured.
+
+    Args:
+        experiments: title of a column → name of an experiment.
+
+    Returns:
+        Columns claim and, for each title, the number and ``TITLE: verdict``.
+    """
+    boards = {title: claims_table(papers, experiment=name) for title, name in experiments.items()}
+    columns: dict[str, pd.Series] = {}
+    for title, board in boards.items():
+        columns |= {"claim": board.claim, title: board.ours, f"{title}: verdict": board.verdict}
+    measured = next(iter(boards.values())).ours != ""
+    return pd.DataFrame(columns)[measured].reset_index(drop=True)
 
 
 def benchmark(result: Mapping[str, Any], part: str) -> pd.DataFrame:
