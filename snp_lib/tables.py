@@ -257,6 +257,7 @@ def expert_agreement(runs: Sequence[Run], *, theta: float = THETA) -> pd.DataFra
         :class:`snp_lib.performance.Agreement`; chances are means over shuffles.
     """
     heads = runs[0].manifest["num_heads"]
+    columns = ["seeds", "block", "labels", "same", "same_chance", "same_p", "best", "best_chance", "best_p"]  # of no rows, too
     rows = []
     for site in (site for site in runs[0].sites if site.endswith(".mha")):
         found = [experts(claims(run.matrices(site), heads, theta)) for run in runs]
@@ -275,7 +276,7 @@ def expert_agreement(runs: Sequence[Run], *, theta: float = THETA) -> pd.DataFra
                     "best_p": pair.best_p,
                 }
             )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=columns)
 
 
 def explanations(runs: Sequence[Run], ablations: Sequence[HeadAblation], *, theta: float = THETA) -> pd.DataFrame:
