@@ -106,11 +106,15 @@ def per_run(table: pd.DataFrame, runs: Sequence[Run], column: str, **where: Any)
     return values
 
 
-def snr_rise(table: pd.DataFrame, runs: Sequence[Run], **where: Any) -> Float[np.ndarray, " run"]:
-    """SNR of the last encoder over that of the first, one value per run, see :func:`per_run`."""
-    last, first = (per_run(table, runs, "snr", block=block, **where) for block in (table.block.max(), table.block.min()))
-    ratio: np.ndarray = last / first
-    return ratio
+def rises(table: pd.DataFrame) -> pd.DataFrame:
+    """SNR of the last encoder over that of the first, in column rise: one row per seed, kind and whatever else tells rows apart.
+
+    Args:
+        table: with columns seed, kind, block and snr, and epoch or theta where there are several.
+    """
+    keys = [name for name in ("seed", "kind", "epoch", "theta") if name in table]
+    snr = table.pivot(index=keys, columns="block", values="snr")
+    return (snr[snr.columns.max()] / snr[snr.columns.min()]).rename("rise").reset_index()
 
 
 def claims_table(papers: Sequence[str], *, experiment: str | None = None) -> pd.DataFrame:
