@@ -17,7 +17,7 @@ from typing import NoReturn
 import torch
 
 import snp_lib
-from snp_lib import data, experiments, making, recording, reproduce, store, transport
+from snp_lib import data, experiments, latency, making, recording, reproduce, store, transport
 from snp_lib.paths import RECORDS, data_dir, runs_dir
 from snp_lib.performance import THETA, summarize
 from snp_lib.reporting import ReportError
@@ -87,7 +87,7 @@ def _parser() -> _Parser:
                 "--time-limit", type=_duration, default=math.inf, metavar="TIME", help="stop at a checkpoint after 30s, 9m, 2h"
             )
             sub.add_argument("--refresh", action="store_true", help="train anew even if a run or record exists")
-            sub.add_argument("--threads", type=_positive, help="CPU threads (default: torch's own choice)")
+            _threads(sub)
         if name == "measure":
             sub.add_argument("--theta", type=_theta, default=THETA, help=f"threshold in [0, 1) (default {THETA})")
             sub.add_argument("--unit", choices=("node", "head"), default="node", help="nodes of every site, or heads of the mha sites")
@@ -101,6 +101,14 @@ def _parser() -> _Parser:
             sub.add_argument(
                 "--budget", type=_duration, default=math.inf, metavar="TIME", help="with --set: such as 9m; only whole runs are kept"
             )
+    sub = add("latency", _latency, "time forward passes of an experiment's network, untrained: weights do not change how long they take")
+    sub.add_argument("experiment", choices=experiments.CATALOGUE, metavar="EXPERIMENT", help="name, see `snp experiments`")
+    _scale(sub, default="small")
+    _device(sub)
+    _threads(sub)
+    sub.add_argument("--batch", type=_batches, default=[1, 128], metavar="SIZES", help="images of a pass, such as 1,128 (default: 1,128)")
+    sub.add_argument("--compile", action="store_true", help="also as torch.compile makes it, against the network as it is")
+    sub.add_argument("--time-limit", type=_duration, default=60.0, metavar="TIME", help="of each batch size, warm-up apart (default: 60s)")
     sub = add("import", _import, "check transport files and put their runs in place")
     sub.add_argument("files", nargs="+", type=Path, metavar="FILE", help="made by `snp record EXPERIMENT --to DIR`")
     sub.add_argument("--to", choices=("runs", "records"), default="runs", help="your own runs or the committed records (default: runs)")
@@ -123,22 +131,35 @@ def _parser() -> _Parser:
     return parser
 
 
+OWN = "each chapter's own"
+
+
+def _scale(sub: argparse.ArgumentParser, default: str | None) -> None:
+    sub.add_argument("--scale", choices=experiments.SCALES, default=default, help=f"size of data and networks (default: {default or OWN})")
+
+
 def _scale_and_seeds(sub: argparse.ArgumentParser, default: str | None) -> None:
-    shown = default or "each chapter's own"
-    sub.add_argument("--scale", choices=experiments.SCALES, default=default, help=f"size of data and networks (default: {shown})")
-    sub.add_argument(
-        "--seeds", type=_seeds, default=None if default is None else [0], help=f"such as 0,1,2 (default: {shown if default is None else 0})"
-    )
+    _scale(sub, default)
+    seeds, shown = (None, OWN) if default is None else ([0], "0")
+    sub.add_argument("--seeds", type=_seeds, default=seeds, help=f"such as 0,1,2 (default: {shown})")
 
 
 def _device(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train (default: auto)")
+    sub.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (default: auto)")
+
+
+def _threads(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--threads", type=_positive, help="CPU threads (default: torch's own choice)")
 
 
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
     return int(text)
+
+
+def _batches(text: str) -> list[int]:
+    return [_positive(part.strip()) for part in text.split(",")]
 
 
 def _duration(text: str) -> float:
@@ -234,6 +255,21 @@ def _record(options: argparse.Namespace) -> int:
     for finished in [_finished(options, seed) for seed in options.seeds or [0]]:
         path = transport.pack(finished, options.to, weights=options.weights) if options.to else recording.keep(finished)
         print(f"{finished.experiment.id}: {path} ({_megabytes(path)})")
+    return 0
+
+
+def _latency(options: argparse.Namespace) -> int:
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    experiment, device = experiments.get(options.experiment, options.scale, 0), making.choose_device(options.device)
+    network = making.initial_model(experiment, data.LABELS[experiment.dataset]).to(memory_format=torch.channels_last)
+    models = {experiment.model: network}
+    if options.compile:
+        models["compiled"] = torch.compile(network, dynamic=False)
+    machine = f"{making.device_name(device)}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}"
+    print(f"{experiment.name} {experiment.scale}, untrained · {machine}\n{latency.HEADER}")
+    for batch in options.batch:
+        print(latency.table(latency.compare(models, batch, device, limit=options.time_limit)), flush=True)
     return 0
 
 

@@ -84,12 +84,12 @@ class Run:
     def network(self, epoch: int | None = None) -> CCT:
         """The trained network, in eval mode on the CPU; with ``epoch``, as it was after so many epochs.
 
-        Before the first epoch it is made anew from the seed where the run kept no snapshot of it.
+        Before the first epoch it is made anew from the seed where no snapshot of it is here.
 
         Raises:
             StoreError: this run holds no such weights; records come without.
         """
-        if epoch == 0 and snapshot_name(0) not in self.manifest["files"]:
+        if epoch == 0 and not (self.path / snapshot_name(0)).exists():
             return initial_model(self.experiment, len(self.class_names)).to(memory_format=torch.channels_last).eval()  # type: ignore[no-any-return]
         name = "weights.safetensors" if epoch is None else snapshot_name(epoch)
         try:

@@ -19,7 +19,7 @@ from snp_lib.data.mixing import mix, random_erasing
 from snp_lib.data.policies import AutoAugment, RandAugment
 from snp_lib.training import Recipe, recipes
 from snp_lib.training.augmentation import RATIO, Augmentation
-from snp_lib.training.loop import _Training, uses_bfloat16
+from snp_lib.training.loop import Training, uses_bfloat16
 from snp_lib.training.optimizers import make_optimizer, set_rate
 from snp_lib.training.schedules import learning_rate, warmup_cosine
 from snp_lib.training.seeds import step_seed
@@ -75,12 +75,12 @@ def test_readouts_see_images_that_are_not_mixed(images: Tensor) -> None:
 def test_mixed_images_train_with_the_loss_of_their_soft_labels(few_digits: Dataset) -> None:
     recipe = replace(PLAIN, mixup=1.0, cutmix=1.0, label_smoothing=0.1, lr=0.0, weight_decay=0.0)
     model = network()
-    training = _Training(model, few_digits, recipe, 0, torch.device("cpu"), "", None)
+    training = Training(model, few_digits, recipe, 0, torch.device("cpu"), "", None)
     (batch, *_) = training.batches()
     model.eval()
     x, y = training.augmentation.mixed(training.images[batch], training.labels[batch], generator(step_seed(0, 0)))
     by_hand = -(y * model(x).log_softmax(1)).sum(1).mean()
-    training.step(model, batch)
+    training.step(model, *training.inputs(batch))
     assert training.loss_and_hits[0].item() == pytest.approx(by_hand.item(), abs=1e-6)
     assert training.loss_and_hits[1].item() == (model(x).argmax(1) == y.argmax(1)).sum()
 
@@ -179,10 +179,10 @@ class _Looks(TorchDispatchMode):
 def test_no_step_waits_for_the_device(name: str, few_digits: Dataset) -> None:
     recipe = replace(PUBLISHED[name], batch_size=48, precision="float32", clip_norm=None)
     model = network().train()
-    training = _Training(model, few_digits, recipe, 0, torch.device("cpu"), "", None)
+    training = Training(model, few_digits, recipe, 0, torch.device("cpu"), "", None)
     with _Looks() as looks:
         for batch in training.batches()[:2]:
-            training.step(model, batch)
+            training.step(model, *training.inputs(batch))
     assert looks.found == []
     with _Looks() as looks:
         training.check()

@@ -221,3 +221,6 @@ DATASETS: dict[str, Callable[[Path, int | None, bool], Dataset]] = {
     "flowers102": _flowers102,
     "flowers102-trainval": _flowers102_trainval,
 }
+
+LABELS = {"digits": 10, "cifar100": 100, "flowers102": 102, "flowers102-trainval": 102}
+"""Number of labels of each data set, known without loading it."""

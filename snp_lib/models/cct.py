@@ -233,6 +233,19 @@ class CCT(nn.Module):
         dropped: Tensor = self.dropout(tokens)
         return dropped
 
+    def before(self, x: Float[Tensor, "n c s s"], encoder: int) -> Float[Tensor, "n t d"]:
+        """Images to the tokens that an encoder reads, counted from 1."""
+        tokens = self.embed(x)
+        for earlier in self.encoders[: encoder - 1]:
+            tokens = earlier(tokens)["block"]
+        return tokens
+
+    def behind(self, tokens: Float[Tensor, "n t d"], encoder: int) -> Float[Tensor, "n k"]:
+        """Tokens that an encoder reads to logits; ``behind(before(x, b), b)`` is ``forward(x)`` for every b."""
+        for later in self.encoders[encoder - 1 :]:
+            tokens = later(tokens)["block"]
+        return self.classify(tokens)
+
     def classify(self, tokens: Float[Tensor, "n t d"]) -> Float[Tensor, "n k"]:
         """Output of the last encoder to logits: norm, sequence pooling, classifier."""
         tokens = self.norm(tokens)

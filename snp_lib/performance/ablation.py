@@ -175,25 +175,23 @@ def ablated_logits(
         if (site := f"block{b}.mha") in sites:
             off = means[site] if means is not None else mha.new_zeros(())
             chunks = on.split(max(1, rows // len(images)))
-            ablated[site] = torch.cat([_continue(model, encoders[b - 1 :], tokens, mha, chunk, off) for chunk in chunks])
+            ablated[site] = torch.cat([_continue(model, b, tokens, mha, chunk, off) for chunk in chunks])
         tokens = encoder.after_attention(tokens, mha)["block"]
     return model.classify(tokens), {site: ablated[site] for site in sites}
 
 
 def _continue(
     model: CCT,
-    encoders: Sequence[Encoder],
+    block: int,
     tokens: Float[Tensor, "n t d"],
     mha: Float[Tensor, "n t d"],
     on: Bool[Tensor, "v d"],
     off: Float[Tensor, "*d"],
 ) -> Float[Tensor, "v n k"]:
-    """From behind the attention of the first of these encoders to the logits of variants that keep the channels ``on``."""
+    """From behind the attention of an encoder to the logits of variants that keep the channels ``on``."""
     changed = torch.where(on[:, None, None], mha, off).flatten(0, 1)  # (V · N, T, d)
-    tokens = encoders[0].after_attention(tokens.repeat(len(on), 1, 1), changed)["block"]
-    for encoder in encoders[1:]:
-        tokens = encoder(tokens)["block"]
-    return model.classify(tokens).view(len(on), len(mha), -1)
+    tokens = cast(Encoder, model.encoders[block - 1]).after_attention(tokens.repeat(len(on), 1, 1), changed)["block"]
+    return model.behind(tokens, block + 1).view(len(on), len(mha), -1)
 
 
 def _head_means(

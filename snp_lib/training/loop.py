@@ -86,7 +86,7 @@ def train(
     """
     if len(dataset.train) < recipe.batch_size:
         raise ValueError(f"batch_size {recipe.batch_size} exceeds the {len(dataset.train)} training images")
-    training = _Training(model, dataset, recipe, seed, device, fingerprint, checkpoint, masks)
+    training = Training(model, dataset, recipe, seed, device, fingerprint, checkpoint, masks)
     resumed = training.resume()
     training.holder.zero_weights()  # after the checkpoint, which may hold other weights
     training.after_epoch = after_epoch if team.rank() == 0 else None
@@ -108,13 +108,16 @@ def train(
             model.train()
             started = time.perf_counter() - training.seconds
             for batch in training.batches():
-                training.step(network, batch)
+                training.step(network, *training.inputs(batch))
                 if whole := training.done % training.steps == 0:
                     training.check()  # before the clock is read: a GPU may still be at work
                 training.seconds = time.perf_counter() - started
                 bar.update()
                 if whole:
-                    training.finish_epoch(bar)
+                    training.evaluate(row := training.finish_epoch())
+                    bar.set_postfix({k: f"{row[k]:.3f}" for k in ("train_loss", "test_accuracy") if k in row})
+                    if training.after_epoch is not None:  # before any checkpoint that holds this epoch: no resumed training skips it
+                        training.after_epoch(training.epoch)
                 elif team.size() > 1:
                     continue  # several processes agree once an epoch
                 finished = training.epoch == recipe.epochs
@@ -136,7 +139,7 @@ def train(
     return training.history
 
 
-class _Training:
+class Training:
     """Where a training stands, and how it goes one step further."""
 
     def __init__(
@@ -192,16 +195,23 @@ class _Training:
         generator = torch.Generator(self.device).manual_seed(epoch_seed(self.seed, self.epoch))
         return shuffled_batches(len(self.labels), self.recipe.batch_size, generator)[self.done - self.epoch * self.steps :]
 
-    def step(self, network: nn.Module, batch: Int64[Tensor, " b"]) -> None:
-        """One step of the optimiser; nothing here waits for the device."""
-        seed = step_seed(self.seed, self.done)
-        set_rate(self.optimizer, learning_rate(self.recipe, self.done, self.steps))
-        generator = torch.Generator(self.device).manual_seed(seed)
+    def inputs(self, batch: Int64[Tensor, " b"]) -> tuple[Float[Tensor, "n c h w"], Tensor]:
+        """Augmented images and targets of the next step, the share of this process."""
+        generator = torch.Generator(self.device).manual_seed(step_seed(self.seed, self.done))
         images, targets = self.augmentation.mixed(self.images[batch], self.labels[batch], generator)
-        images, targets = team.share(images), team.share(targets)
-        torch.manual_seed((seed + team.rank()) % 2**63)
+        return team.share(images), team.share(targets)
+
+    def step(self, network: Callable[[Tensor], Tensor], inputs: Tensor, targets: Tensor) -> None:
+        """One step of the optimiser; nothing here waits for the device.
+
+        Args:
+            network: from ``inputs`` to logits: the model, or the part of it behind what was computed before.
+            targets: labels (N,), or shares of labels (N, K) where images are mixed.
+        """
+        set_rate(self.optimizer, learning_rate(self.recipe, self.done, self.steps))
+        torch.manual_seed((step_seed(self.seed, self.done) + team.rank()) % 2**63)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            logits = network(images)
+            logits = network(inputs)
             # mixing has smoothed the labels already
             loss = F.cross_entropy(logits, targets, label_smoothing=0.0 if self.recipe.mixes else self.recipe.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
@@ -233,28 +243,30 @@ class _Training:
                 f"a weight is no longer finite after step {self.done} (seed {self.seed}). A smaller learning rate usually cures it."
             )
 
-    def finish_epoch(self, bar: tqdm[Any]) -> None:
-        """Add the epoch to the history."""
+    def finish_epoch(self) -> dict[str, Any]:
+        """Add the epoch to the history, without evaluating; returns its row."""
         loss, hits = team.total(self.loss_and_hits).tolist()
         images = self.steps * self.recipe.batch_size
-        row: dict[str, Any] = {
-            "epoch": self.epoch + 1,
-            "lr": learning_rate(self.recipe, self.done - 1, self.steps),
-            "train_loss": loss / self.steps / team.size(),
-            "train_accuracy": hits / images,
-            "seconds": self.seconds,
-            "images_per_second": images / self.seconds,
-        }
+        self.history.append(
+            {
+                "epoch": self.epoch + 1,
+                "lr": learning_rate(self.recipe, self.done - 1, self.steps),
+                "train_loss": loss / self.steps / team.size(),
+                "train_accuracy": hits / images,
+                "seconds": self.seconds,
+                "images_per_second": images / self.seconds if self.seconds else None,
+            }
+        )
+        self.loss_and_hits.zero_()
+        self.seconds = 0.0
+        return self.history[-1]
+
+    def evaluate(self, row: dict[str, Any]) -> None:
+        """Add the accuracy on the test split to the row of an epoch, where the recipe asks for it."""
         if row["epoch"] % self.recipe.eval_every == 0 or row["epoch"] == self.recipe.epochs:
             logits = predict(self.model, self.dataset.test, self.augmentation.normalize, bfloat16=self.bfloat16)
             row["test_accuracy"] = accuracy(logits, self.dataset.test.labels)
             self.model.train()
-        self.history.append(row)
-        self.loss_and_hits.zero_()
-        self.seconds = 0.0
-        bar.set_postfix({k: f"{row[k]:.3f}" for k in ("train_loss", "test_accuracy") if k in row})
-        if self.after_epoch is not None:  # before any checkpoint that holds this epoch, so that no resumed training skips it
-            self.after_epoch(self.epoch)
 
     def resume(self) -> bool:
         """Go to where the checkpoint stands; False when there is none."""
@@ -303,3 +315,10 @@ def predict(
 def accuracy(logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"]) -> float:
     """Share of images whose largest logit is the label's, in [0, 1]."""
     return (logits.argmax(1) == labels).double().mean().item()
+
+
+def top_accuracy(logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"], k: int) -> float:
+    """Share of images whose label is among the k largest logits, in [0, 1]; raises ValueError for more than there are labels."""
+    if not 1 <= k <= logits.shape[1]:
+        raise ValueError(f"k must lie in [1, {logits.shape[1]}], got {k}")
+    return (logits.topk(k, dim=1).indices == labels[:, None]).any(1).double().mean().item()

@@ -1,0 +1,135 @@
+"""Fine-tuning of many pruned copies of one network at once: what lies before them is computed once for all."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import cast
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from snp_lib.data import Dataset, Split
+from snp_lib.models import CCT
+from snp_lib.performance.ablation import evaluating
+from snp_lib.pruning.masks import Masks, apply_masks
+from snp_lib.training import Recipe
+from snp_lib.training.loop import Training
+from snp_lib.training.stopping import Stopped, StopRequests
+
+
+def prune(model: CCT, masks: Masks) -> CCT:
+    """A copy of the network whose weights outside the masks are zero; errors as for :func:`apply_masks`."""
+    network = copy.deepcopy(model)
+    apply_masks(network, masks)
+    return network
+
+
+def finetune(
+    model: CCT,
+    networks: Mapping[str, CCT],
+    masks: Mapping[str, Masks],
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    encoder: int,
+    seed: int,
+    deadline: float = math.inf,
+    progress: bool = True,
+) -> dict[str, list[float]]:
+    """Train pruned networks in place, each under its own masks, from one encoder on; returns their losses by epoch.
+
+    What lies before that encoder is the same for all, frozen and in eval mode, and is computed once a step. Otherwise
+    each network is trained as :func:`snp_lib.training.train` would with these masks and the part before frozen: same
+    order of the images, same augmentation, same seeds of dropout. The optimisers start afresh.
+
+    Args:
+        model: the network that all share before the encoder; left unchanged.
+        networks: by name; their weights before the encoder must be those of ``model``.
+        masks: by the same names; weights outside are zero from the start to the end.
+        encoder: the first that is trained, counted from 1; 1 leaves only the tokeniser frozen.
+
+    Raises:
+        ValueError: names that differ, a network that is another one before the encoder, masks that do not fit or reach
+            before the encoder, or no such encoder.
+        TrainingError: as for ``train``.
+        Stopped: the deadline passed or SIGTERM came; nothing is kept.
+    """
+    if networks.keys() != masks.keys():
+        raise ValueError(f"networks and masks must have the same names, got {sorted(networks)} and {sorted(masks)}")
+    if not 1 <= encoder <= model.config.depth:
+        raise ValueError(f"no encoder {encoder} to train from: this model has encoders 1 to {model.config.depth}")
+    shared = parameters_before(model, encoder)
+    for name, network in networks.items():
+        if not all(torch.equal(network.get_parameter(key), value) for key, value in shared.items()):
+            raise ValueError(f"{name} is another network before encoder {encoder}")
+        if reaching := [key for key in masks[name] if key in shared]:
+            raise ValueError(f"the masks of {name} reach before encoder {encoder}: {reaching[0]}")
+    device = next(model.parameters()).device
+    trainings: dict[str, Training] = {}
+    for name, network in networks.items():
+        trainings[name] = Training(network, dataset, recipe, seed, device, name, None, masks[name])
+        trainings[name].holder.zero_weights()
+        network.train()  # weights before the encoder get no gradient, so the optimiser leaves them alone
+    if not trainings:
+        return {}
+    first = next(iter(trainings.values()))  # all see the same images in the same order
+    bar = tqdm(total=recipe.epochs * first.steps, desc="fine-tuning", unit="step", disable=not progress, leave=False)
+    with StopRequests() as requests, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), evaluating(model), bar:
+        for _ in range(recipe.epochs):
+            for batch in first.batches():
+                images, targets = first.inputs(batch)
+                with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=first.bfloat16):
+                    tokens = model.before(images, encoder)
+                for name, training in trainings.items():
+                    training.step(functools.partial(networks[name].behind, encoder=encoder), tokens, targets)
+                bar.update()
+                if requests.pending or time.monotonic() > deadline:
+                    raise Stopped(requests.reason, "while pruned networks were fine-tuned", "they start again next time")
+            for training in trainings.values():
+                training.check()
+                training.finish_epoch()
+    for network in networks.values():
+        network.eval()
+    return {name: [row["train_loss"] for row in training.history] for name, training in trainings.items()}
+
+
+@torch.no_grad()
+def shared_logits(
+    model: CCT,
+    networks: Mapping[str, CCT],
+    split: Split,
+    normalize: Callable[[Tensor], Tensor],
+    *,
+    encoder: int,
+    batch_size: int = 256,
+    bfloat16: bool = False,
+    progress: bool = False,
+) -> dict[str, Float32[Tensor, "n k"]]:
+    """Logits of every network on every image, in order, in eval mode, on the CPU; what lies before the encoder runs once.
+
+    Args:
+        model, encoder: as for :func:`finetune`.
+    """
+    device = next(model.parameters()).device
+    for network in networks.values():
+        network.eval()
+    found: dict[str, list[Tensor]] = {name: [] for name in networks}
+    batches = split.images.split(batch_size)
+    with evaluating(model), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+        for images in tqdm(batches, desc="pruned networks", unit="step", disable=not progress, leave=False):
+            tokens = model.before(normalize(images.to(device)), encoder)
+            for name, network in networks.items():
+                found[name].append(network.behind(tokens, encoder).float().cpu())
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def parameters_before(model: CCT, encoder: int) -> dict[str, Tensor]:
+    """Those of the tokeniser, the positions and the encoders before this one."""
+    before = ("tokenizer.", "positions", *(f"encoders.{b}." for b in range(encoder - 1)))
+    return {name: cast(Tensor, parameter) for name, parameter in model.named_parameters() if name.startswith(before)}

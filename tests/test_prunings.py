@@ -1,0 +1,192 @@
+"""Pruning hung off a run: the arms, what they keep, before and after fine-tuning."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from snp_lib import data, latency, plots, prunings, removal, store, tables
+from snp_lib.performance import binarize, diagonal_sets
+from snp_lib.pruning import Masks, andc, apply_masks, density, macs
+from snp_lib.prunings import ARMS, FineTuning, masks_of, pruning
+from snp_lib.store import Run, StoreError
+from snp_lib.training import accuracy, predict, train
+from snp_lib.training.augmentation import make_normalize
+from snp_lib.training.loop import top_accuracy
+
+THETAS = (0.3, 0.7)
+UNTUNED = FineTuning(epochs=0)
+
+
+@pytest.fixture
+def run(smoke_run: Run, own_folders: Path) -> Run:
+    """The finished run, in folders of this test alone."""
+    path = store.root("runs") / smoke_run.path.name
+    shutil.copytree(smoke_run.path, path)
+    return replace(smoke_run, path=path)
+
+
+def same(first: Masks, second: Masks) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_masks_come_from_the_training_split(run: Run) -> None:
+    model, masks = run.network(), {}
+    for split in ("train", "test"):
+        sets = {site: diagonal_sets(binarize(run.matrices(site, split=split), 0.3)) for site in run.sites}  # type: ignore[arg-type]
+        masks[split] = andc(sets, model)
+    assert same(masks_of(run, "andc", 0.3, model), masks["train"])
+    assert not same(masks["train"], masks["test"])
+
+
+@pytest.mark.parametrize("encoder", [None, 1, 3])
+def test_arms_keep_as_many_weights_of_the_same_layers(run: Run, encoder: int | None) -> None:
+    model = run.network()
+    kept = {arm: {name: int(mask.sum()) for name, mask in masks_of(run, arm, 0.4, model, encoder=encoder).items()} for arm in ARMS}
+    assert kept.pop("dense") == {}
+    assert len({str(found) for found in kept.values()}) == 1
+    assert ("classifier.weight" in kept["andc"]) == (encoder != 1)  # its inputs are the nodes of the last encoder
+    assert same(masks_of(run, "fresh", 0.4, model), masks_of(run, "andc", 0.4, model))
+    assert not same(masks_of(run, "shuffled", 0.4, model), masks_of(run, "andc", 0.4, model))
+
+
+@pytest.mark.parametrize("arm", ["andc", "magnitude"])
+def test_it_is_what_pruning_and_training_one_network_gives(run: Run, arm: Any) -> None:
+    tuning = FineTuning(images=200)
+    found = pruning(run, arm, thetas=THETAS, tuning=tuning, device="cpu", progress=False)
+    dataset = data.load("digits", size=16)
+    normalize = make_normalize(run.experiment.recipe, dataset.train.images)
+    for t, theta in enumerate(THETAS):
+        model = run.network()
+        masks = masks_of(run, arm, theta, model)
+        total = macs(model, masks)["total"]
+        apply_masks(model, masks)
+        logits = predict(model, dataset.test, normalize)
+        assert found["before"][t].tolist() == [accuracy(logits, dataset.test.labels), top_accuracy(logits, dataset.test.labels, 5)]
+        model.tokenizer.requires_grad_(False)
+        model.positions.requires_grad_(False)
+        train(
+            model,
+            tuning.dataset(dataset, 0),
+            tuning.recipe(run.experiment.recipe),
+            seed=0,
+            device=torch.device("cpu"),
+            masks=masks,
+            progress=False,
+        )
+        logits = predict(model, dataset.test, normalize)
+        expected = [accuracy(logits, dataset.test.labels), top_accuracy(logits, dataset.test.labels, 5)]
+        assert found["after"][t] == pytest.approx(expected, abs=0.02)  # attention dropout differs where the tokeniser is in eval mode
+        assert found["density"][t].tolist() == list(density(masks).values())[:-1]
+        assert found["macs"][t].tolist() == [total.dense, total.kept, total.compact, total.blocks]
+    assert found["total"][0] > found["total"][1]
+
+
+def test_the_controls_that_prune_nothing_or_forget_everything(run: Run) -> None:
+    dense = pruning(run, "dense", tuning=UNTUNED, device="cpu", progress=False)
+    assert dense["before"][0, 0] == run.metrics["test_accuracy"]
+    assert dense["density"].shape == (1, 0)
+    assert np.isnan(dense["total"][0])
+    fresh = pruning(run, "fresh", encoder=2, thetas=(0.3,), tuning=UNTUNED, device="cpu", progress=False)
+    assert fresh["before"][0, 0] < 0.3  # chance is 0.1
+    assert "after" not in fresh
+
+
+def test_it_is_kept_and_options_are_not_confused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {"thetas": THETAS, "tuning": UNTUNED, "device": "cpu", "progress": False}
+    first = pruning(run, "shuffled", **options)
+    last = pruning(run, "shuffled", encoder=3, **options)
+    assert last["density"].shape == (2, 3)
+    monkeypatch.setattr(prunings, "shared_logits", None)
+    assert np.array_equal(pruning(run, "shuffled", **options)["before"], first["before"])
+    with pytest.raises(TypeError):  # another measurement, and nothing to make it with
+        pruning(run, "shuffled", **options | {"thetas": (0.5,)})
+
+
+def test_refusals(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no encoder 4 to prune: this model has encoders 1 to 3"):
+        pruning(run, "dense", encoder=4, device="cpu", progress=False)
+    with pytest.raises(ValueError, match="must not be negative"):
+        FineTuning(epochs=-1)
+    with pytest.raises(ValueError, match="9999 images to fine-tune on, but digits has 1347 for training"):
+        pruning(run, "dense", tuning=FineTuning(images=9999), device="cpu", progress=False)
+    (run.path / "weights.safetensors").unlink()
+    with pytest.raises(StoreError, match="records come without weights"):
+        pruning(run, "andc", device="cpu", progress=False)
+
+
+def results(*rows: tuple[int, str, float, float, float]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["seed", "arm", "theta", "density", "after"])
+
+
+def test_tables_gather_what_was_measured(run: Run) -> None:
+    table = tables.pruned([run], arms=("dense", "andc"), thetas=THETAS, tuning=UNTUNED, device="cpu")
+    arrays = pruning(run, "andc", thetas=THETAS, tuning=UNTUNED, device="cpu", progress=False)
+    method = table[table.arm == "andc"]
+    assert method.theta.tolist() == list(THETAS)
+    assert method.density.tolist() == arrays["total"].tolist()
+    assert method[["before", "before_top5"]].to_numpy().tolist() == arrays["before"].tolist()
+    assert method.kept.tolist() == pytest.approx((arrays["macs"][:, 1] / arrays["macs"][:, 0]).tolist())
+    dense = table[table.arm == "dense"].iloc[0]
+    assert (dense.density, dense.before, dense["compact"]) == (1.0, run.metrics["test_accuracy"], 1.0)
+    assert np.isnan(dense.theta)
+    assert isinstance(plots.pareto(table, {"before": "before"}), Figure)
+    assert isinstance(plots.removal(method, {"compact": ("dead units removed", "black")}, xlabel="x", ylabel="y"), Figure)
+    plt.close("all")
+
+
+def test_paired_differences_by_hand() -> None:
+    table = results(
+        (0, "andc", 0.3, 0.5, 0.50), (1, "andc", 0.3, 0.6, 0.52), (0, "andc", 0.7, 0.1, 0.2), (1, "andc", 0.7, 0.2, 0.4),
+        (1, "shuffled", 0.3, 0.6, 0.51), (0, "shuffled", 0.3, 0.5, 0.47), (0, "shuffled", 0.7, 0.1, 0.3), (1, "shuffled", 0.7, 0.2, 0.3),
+        (0, "dense", np.nan, 1.0, 0.6), (1, "dense", np.nan, 1.0, 0.7),
+    )  # fmt: skip
+    against = tables.paired(table, "andc", "shuffled")
+    assert against.theta.tolist() == [0.3, 0.7]
+    assert against.density.tolist() == pytest.approx([0.55, 0.15])
+    assert against.difference.tolist() == pytest.approx([0.02, 0.0])
+    assert against.half_width.tolist() == pytest.approx([12.706 * 0.01, 12.706 * 0.1], rel=1e-3)  # t of two values, sd/√2
+    assert tables.difference_per_seed(table, "andc", "shuffled") == pytest.approx([-0.035, 0.055])
+    assert tables.difference_per_seed(table, "andc", "dense", theta=0.7) == pytest.approx([-0.4, -0.3])
+    assert tables.paired(table, "andc", "dense").difference.tolist() == pytest.approx([-0.14, -0.35])
+
+
+def test_latency_of_pruned_networks_is_kept_with_the_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {"thetas": THETAS, "batches": (1, 3), "seconds": 0.5, "device": "cpu"}
+    (run.path / "weights.safetensors").unlink()  # a record has none
+    timed: list[dict[str, Any]] = []
+    compare = latency.compare
+
+    def watched(models: Any, *args: Any, **kwargs: Any) -> Any:
+        timed.append(dict(models.items()))
+        return compare(models, *args, **kwargs)
+
+    monkeypatch.setattr(latency, "compare", watched)
+    found = removal.pruned_latency(run, **options)
+    assert found["ratio"].shape == (2, 2, 2, 3)
+    assert found["noise"].shape == (2, 3)
+    assert (found["ratio"][..., 1] <= found["ratio"][..., 0]).all()
+    assert (found["passes"] >= 5).all()
+    assert list(timed[0]) == ["dense", "compact 0.3", "blocks 0.3", "compact 0.7", "blocks 0.7"]
+    images = data.load("digits", size=16).test.images[:4] / 255
+    masks = masks_of(run, "andc", 0.7, timed[0]["dense"])
+    apply_masks(timed[0]["dense"], masks)
+    for form in removal.FORMS:  # they are that network, made smaller
+        torch.testing.assert_close(timed[0][f"{form} 0.7"](images), timed[0]["dense"](images), atol=1e-5, rtol=0)
+    again = removal.pruned_latency(run, **options)
+    assert np.array_equal(again["ratio"], found["ratio"])
+    assert len(timed) == 2
+    monkeypatch.setattr(removal, "derived", lambda *args, **kwargs: found)
+    table = tables.pruned_latency([run], thetas=THETAS, device="cpu")
+    assert table[table.form == "dense"].ratio.tolist() == found["noise"][:, 0].tolist()
+    chosen = table[(table.form == "blocks") & (table.theta == 0.7) & (table.batch == 3)].iloc[0]
+    assert chosen[["ratio", "low", "high"]].tolist() == found["ratio"][1, 1, 1].tolist()
