@@ -223,6 +223,17 @@ def flowers(scale: Scale, seed: int) -> Experiment:
     )
 
 
+def flowers_trainval(scale: Scale, seed: int) -> Experiment:
+    """The same on the 2,040 official training and validation photographs together; the test split is the same.
+
+    What more images bring, and a number to hold against others that were trained so. At smoke nothing but the name differs.
+
+    Command: ``snp train flowers-trainval --scale small --seeds 0,1,2``.
+    """
+    base = flowers(scale, seed)
+    return base.vary("flowers-trainval", dataset=base.dataset if scale == "smoke" else "flowers102-trainval")
+
+
 CATALOGUE: dict[str, Entry] = {
     "cct": Entry(
         build=cct,
@@ -248,7 +259,17 @@ CATALOGUE: dict[str, Entry] = {
         build=flowers,
         summary="compact transformer on the 1,020 training photographs of Flowers-102",
         cost={"smoke": "half a minute of one core a seed", "small": "about half an hour of one core a seed", "paper": "needs a GPU"},
-        expected={"smoke": "not yet measured", "small": "test accuracy 0.436 (a single run)", "paper": "not yet measured"},
+        expected={
+            "smoke": "test accuracy 0.988 ± 0.005 on digits (n = 2)",
+            "small": "test accuracy 0.444 ± 0.007 on Flowers-102 (n = 3)",
+            "paper": "not yet measured",
+        },
+    ),
+    "flowers-trainval": Entry(
+        build=flowers_trainval,
+        summary="the same on its training and validation photographs together, 2,040",
+        cost={"smoke": "as flowers", "small": "twice the images of flowers, not yet measured", "paper": "needs a GPU"},
+        expected=dict.fromkeys(SCALES, "not yet measured"),
     ),
 }
 
@@ -258,18 +279,18 @@ SETS: dict[str, tuple[tuple[str, int], ...]] = {
 """Experiments and seeds worth recording together, the most valuable first."""
 
 
-BY_DATASET = {"cifar100": "cct", "flowers102": "flowers"}
+BY_DATASET = {"cifar100": "cct", "flowers102": "flowers", "flowers102-trainval": "flowers-trainval"}
 """The experiment that a chapter about compact transformers shows for a data set."""
 
 
 def on(dataset: str, scale: Scale, seed: int) -> Experiment:
-    """The compact transformer of chapters 1 to 5 on a data set; at smoke scale both stand-ins learn the bundled digits.
+    """The compact transformer of chapters 1 to 5 on a data set; at smoke scale all learn the bundled digits.
 
     Raises:
         ValueError: unknown data set or scale.
     """
     if dataset not in BY_DATASET:
-        raise ValueError(f"the chapters know {' and '.join(BY_DATASET)}, not {dataset!r}")
+        raise ValueError(f"the chapters know {', '.join(BY_DATASET)}, not {dataset!r}")
     return get(BY_DATASET[dataset], scale, seed)
 
 

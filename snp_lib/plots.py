@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -22,6 +22,7 @@ NAMES = {
     "block": "residual stream (block)",
 }
 CONTROL = "#777777"
+VERDICTS = {"reproduced": "#029e73", "partly": "#b06f00", "not reproduced": "#d55e00", "not yet measured": "#777777"}
 
 
 def set_style() -> None:
@@ -148,6 +149,25 @@ def ladder(table: pd.DataFrame) -> Figure:
     axis.axvline(1, color="black", lw=0.8, ls=":")
     axis.set(xlabel="images a second, relative to the usual loop")
     return figure
+
+
+def verdict_table(table: pd.DataFrame, *, name: str) -> str:
+    """A table of claims as HTML, the verdicts in their colours.
+
+    Args:
+        table: a column of verdicts is called ``verdict``, or ends so.
+        name: what tells its style apart from that of other tables on the page.
+    """
+    verdicts: list[Hashable] = [column for column in table if str(column).endswith("verdict")]
+    long: list[Hashable] = [column for column in table if column in ("claim", "holds if")]
+    short: list[Hashable] = [column for column in table if column not in (*long, "paper")]
+    style = table.style.hide(axis="index").set_uuid(name)
+    style.map(lambda verdict: f"color: {VERDICTS[verdict]}; font-weight: bold", subset=verdicts)
+    style.set_properties(subset=list(table), **{"text-align": "left", "vertical-align": "top"})
+    style.set_properties(subset=long, **{"min-width": "11em"})
+    style.set_properties(subset=short, **{"min-width": "6em"})
+    style.set_table_styles([{"selector": "th", "props": "text-align: left"}])
+    return str(style.to_html())
 
 
 def claim_maps(maps: dict[str, np.ndarray]) -> Figure:

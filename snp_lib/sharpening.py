@@ -80,13 +80,6 @@ def silencing(runs: Sequence[Run], *, thetas: Iterable[float] = (THETA,), device
     return pd.concat(rows, ignore_index=True)
 
 
-def rises(table: pd.DataFrame) -> pd.DataFrame:
-    """SNR of the last encoder over that of the first, in column rise: one row per seed and whatever else tells rows apart."""
-    keys = [name for name in ("seed", "kind", "epoch", "theta", "readout", "silenced") if name in table]
-    snr = table.pivot(index=keys, columns="block", values="snr")
-    return (snr[snr.columns.max()] / snr[snr.columns.min()]).rename("rise").reset_index()
-
-
 def learned(rises: pd.DataFrame) -> pd.DataFrame:
     """The rise at the end of the training minus that before it, in column learned: as :func:`rises`, without epochs."""
     keys = [name for name in rises.columns if name not in ("epoch", "rise")]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from snp_lib import prunings, removal, stages
 from snp_lib.performance import (
@@ -93,6 +94,31 @@ def shuffle_outputs(matrices: np.ndarray, *, seed: int) -> np.ndarray:
     return np.take_along_axis(matrices, order[:, None, :], axis=2)
 
 
+def per_run(table: pd.DataFrame, runs: Sequence[Run], column: str, **where: Any) -> Float[np.ndarray, " run"]:
+    """One value per run, in the order of the runs, from the rows that meet ``where``, such as ``kind="ff", block=5``.
+
+    Raises:
+        ValueError: not exactly one such row for each run.
+    """
+    rows = table[np.logical_and.reduce([table[name] == value for name, value in where.items()])].set_index("seed")[column]
+    seeds = [run.experiment.seed for run in runs]
+    if sorted(rows.index) != sorted(seeds):
+        raise ValueError(f"expected one row with {where} for each of the seeds {seeds}, got rows of {sorted(rows.index)}")
+    values: np.ndarray = rows.loc[seeds].to_numpy(dtype=np.float64)
+    return values
+
+
+def rises(table: pd.DataFrame) -> pd.DataFrame:
+    """SNR of the last encoder over that of the first, in column rise: one row per seed, kind and whatever else tells rows apart.
+
+    Args:
+        table: with columns seed, kind, block and snr, and epoch, theta, readout or silenced where there are several.
+    """
+    keys = [name for name in ("seed", "kind", "epoch", "theta", "readout", "silenced") if name in table]
+    snr = table.pivot(index=keys, columns="block", values="snr")
+    return (snr[snr.columns.max()] / snr[snr.columns.min()]).rename("rise").reset_index()
+
+
 def claims_table(papers: Sequence[str], *, experiment: str | None = None) -> pd.DataFrame:
     """The scoreboard of the papers named, in that order: columns paper, claim, ours, verdict, holds if.
 
@@ -115,6 +141,23 @@ def claims_table(papers: Sequence[str], *, experiment: str | None = None) -> pd.
         )
     table = pd.DataFrame(rows)
     return pd.concat([table[table.paper == paper] for paper in papers], ignore_index=True)
+
+
+def claims_side_by_side(papers: Sequence[str], experiments: Mapping[str, str]) -> pd.DataFrame:
+    """Verdicts of several experiments on the same claims, of those that the first experiment has measured.
+
+    Args:
+        experiments: title of a column → name of an experiment.
+
+    Returns:
+        Columns claim and, for each title, the number and ``TITLE: verdict``.
+    """
+    boards = {title: claims_table(papers, experiment=name) for title, name in experiments.items()}
+    columns: dict[str, pd.Series] = {}
+    for title, board in boards.items():
+        columns |= {"claim": board.claim, title: board.ours, f"{title}: verdict": board.verdict}
+    measured = next(iter(boards.values())).ours != ""
+    return pd.DataFrame(columns)[measured].reset_index(drop=True)
 
 
 def benchmark(result: Mapping[str, Any], part: str) -> pd.DataFrame:
@@ -196,6 +239,7 @@ def expert_agreement(runs: Sequence[Run], *, theta: float = THETA) -> pd.DataFra
         :class:`snp_lib.performance.Agreement`; chances are means over shuffles.
     """
     heads = runs[0].manifest["num_heads"]
+    columns = ["seeds", "block", "labels", "same", "same_chance", "same_p", "best", "best_chance", "best_p"]  # of no rows, too
     rows = []
     for site in (site for site in runs[0].sites if site.endswith(".mha")):
         found = [experts(claims(run.matrices(site), heads, theta)) for run in runs]
@@ -214,7 +258,7 @@ def expert_agreement(runs: Sequence[Run], *, theta: float = THETA) -> pd.DataFra
                     "best_p": pair.best_p,
                 }
             )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=columns)
 
 
 def explanations(runs: Sequence[Run], ablations: Sequence[HeadAblation], *, theta: float = THETA) -> pd.DataFrame:

@@ -92,24 +92,36 @@ def test_page_is_whole_without_a_network(browser: Browser, site: str, name: str,
         assert problems == []
 
 
-def shown_picture(page: Page) -> str:
-    """Address of the picture that the explorer shows now."""
-    return str(page.locator(".snp-pixels:visible").first.evaluate("e => (e.tagName === 'IMG' ? e : e.querySelector('img')).src"))
+EXPLORERS = ("02_snp_matrices", "13_flowers")
+
+
+def shown(page: Page) -> tuple[str, str]:
+    """Address of the first picture that the explorer shows now, and the caption."""
+    page.wait_for_timeout(300)
+    pair = page.locator(".snp-pair:visible")
+    assert pair.count() == 1
+    assert pair.locator("img").count() == 2
+    return str(pair.locator("img").first.get_attribute("src")), pair.locator("xpath=following-sibling::p").inner_text()
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_explorer_switches_in_the_browser_alone(browser: Browser, site: str, width: int) -> None:
-    name = "book/02_snp_matrices.html"
-    with opened(browser, site, name, width) as (page, problems):
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_explorer_switches_in_the_browser_alone(browser: Browser, site: str, name: str, width: int) -> None:
+    with opened(browser, site, f"book/{name}.html", width) as (page, problems):
         page.wait_for_selector(".snp-pixels:visible")
-        seen = [shown_picture(page)]
-        page.locator(".widget-dropdown select").first.select_option(index=0)
-        page.wait_for_timeout(300)
-        seen.append(shown_picture(page))
-        page.locator(".widget-slider .noUi-handle").first.press("ArrowRight")
-        page.wait_for_timeout(300)
-        seen.append(shown_picture(page))
-        assert len(set(seen)) == 3, "the picture stays the same when site or θ change"
+        seen = [shown(page)]
+        page.locator(".widget-dropdown select:visible").first.select_option(index=0)
+        seen.append(shown(page))
+        page.locator(".widget-slider:visible .noUi-handle").first.press("ArrowRight")
+        seen.append(shown(page))
+        assert seen[1][1].startswith("block1.mha, node")
+        assert "θ = 0.4" in seen[2][1]
+        page.get_by_role("button", name="heads").click()
+        for head in range(1, 5):
+            page.get_by_role("button", name=f"head {head}").click()
+            seen.append(shown(page))
+            assert f"mha, head {head}, θ = 0.4: " in seen[-1][1]
+        assert len({picture for picture, _ in seen}) == 7, "the picture stays the same when site, θ or head change"
         assert problems == []
 
 

@@ -101,6 +101,19 @@ def test_flowers102_has_the_official_split() -> None:
         assert torch.bincount(split.labels, minlength=102).min() == fewest
 
 
+def test_training_and_validation_photographs_together() -> None:
+    official, both = (data.load(name, real("flowers102"), size=16, progress=False) for name in ("flowers102", "flowers102-trainval"))
+    assert official.validation is not None
+    assert torch.equal(both.train.images[:1020], official.train.images)
+    assert torch.equal(both.train.labels[1020:], official.validation.labels)
+    assert torch.equal(both.test.images, official.test.images)
+    assert torch.bincount(both.train.labels).tolist() == [20] * 102
+    assert both.class_names == official.class_names
+    assert both.checksum != official.checksum
+    with pytest.raises(ValueError, match="flowers102-trainval has no split 'validation'"):
+        both.split("validation")
+
+
 @pytest.mark.parametrize("name", FOLDERS)
 def test_without_a_network_nothing_is_left_behind(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_network(*args: object, **kwargs: object) -> None:

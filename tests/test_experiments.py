@@ -57,8 +57,16 @@ def test_wrong_names_scales_and_seeds_are_refused() -> None:
 def test_a_data_set_names_its_experiment() -> None:
     assert experiments.on("cifar100", "small", 1) == get("cct", "small", 1)
     assert experiments.on("flowers102", "paper", 0).dataset == "flowers102"
-    with pytest.raises(ValueError, match="the chapters know cifar100 and flowers102, not 'mnist'"):
+    assert experiments.on("flowers102-trainval", "small", 0).name == "flowers-trainval"
+    with pytest.raises(ValueError, match="the chapters know cifar100, flowers102, flowers102-trainval, not 'mnist'"):
         experiments.on("mnist", "small", 0)
+
+
+@pytest.mark.parametrize("scale", experiments.SCALES)
+def test_training_and_validation_together_change_the_images_and_nothing_else(scale: Any) -> None:
+    alone, together = get("flowers", scale, 1), get("flowers-trainval", scale, 1)
+    assert replace(together, name="flowers", dataset=alone.dataset) == alone
+    assert together.dataset == ("digits" if scale == "smoke" else "flowers102-trainval")
 
 
 def test_seeds_from_text() -> None:

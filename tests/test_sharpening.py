@@ -72,7 +72,7 @@ def made_up() -> pd.DataFrame:
 
 def test_rises_and_what_of_them_is_learned() -> None:
     table, runs = made_up(), [store.Run(replace(shortened(seed=s)), Path(), {}) for s in (1, 0)]
-    rises = sharpening.rises(table)
+    rises = tables.rises(table)
     assert len(rises) == 2 * 3 * 2 * 2 * 2
     learned = sharpening.learned(rises)
     assert len(learned) == 2 * 2 * 2 * 2

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from snp_lib import tables
 from snp_lib.performance import binarize, summarize
-from snp_lib.reporting import load_claims
+from snp_lib.reporting import Reported, load_claims
 from snp_lib.store import Run
 from snp_lib.tables import readout_accuracy, shuffle_outputs, site_statistics, split_site, training_history
 
@@ -90,3 +91,49 @@ def test_the_claims_table_keeps_the_order_asked_for_and_every_claim() -> None:
     assert table.paper.drop_duplicates().tolist() == ["D", "A"]
     assert len(table) == sum(claim.paper in ("A", "D") for claim in load_claims().values())
     assert set(table.verdict) <= {"reproduced", "partly", "not reproduced", "not yet measured"}
+
+
+def test_one_value_per_run_in_the_order_of_the_runs(two_runs: list[Run]) -> None:
+    table = site_statistics(two_runs, kinds=("ff", "mha"), thetas=(0.3, 0.5))
+    table.loc[table.seed == 5, "labels"] += 100
+    first, second = tables.per_run(table, two_runs[::-1], "labels", kind="ff", block=2, theta=0.5)
+    assert first == second + 100 == 100 + summarize(two_runs[0].matrices("block2.ff"), 0.5).labels_per_unit()
+    with pytest.raises(
+        ValueError, match=r"expected one row with .*'kind': 'ff'.* for each of the seeds \[0, 5\], got rows of \[0, 0, 5, 5\]"
+    ):
+        tables.per_run(table, two_runs, "labels", kind="ff", block=2)
+    with pytest.raises(ValueError, match=r"got rows of \[0, 5\]"):
+        tables.per_run(table, two_runs[:1], "labels", kind="ff", block=2, theta=0.5)
+
+
+def test_the_rise_is_last_over_first(two_runs: list[Run]) -> None:
+    table = site_statistics(two_runs, kinds=("ff", "mha"), thetas=(0.3, 0.5))
+    rises = tables.rises(table)
+    assert len(rises) == 2 * 2 * 2
+    first, last = (summarize(two_runs[0].matrices(f"block{block}.ff"), 0.5).snr for block in (1, 3))
+    assert tables.per_run(rises, two_runs, "rise", kind="ff", theta=0.5).tolist() == [last / first] * 2
+    by_epoch = tables.rises(pd.concat([table.assign(epoch=epoch) for epoch in (0, 2)]))
+    assert by_epoch.groupby("epoch").size().tolist() == [8, 8]
+
+
+def test_claims_of_two_experiments_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    def board(experiment: str | None) -> list[dict[str, object]]:
+        measured = {"cct": ["A.clusters-small", "A.snr-rises-ff"], "flowers": ["A.snr-rises-ff", "A.snr-rises-mha"]}[experiment or ""]
+        number = Reported(
+            name="", mean=1.5, sd=0.25, n=2, tol=0.1, seeds=[0, 1], scale="small", experiment=experiment or "", record="", verdict="partly"
+        )
+        return [{"claim": claim, "reported": number if claim.id in measured else None} for claim in load_claims().values()]
+
+    monkeypatch.setattr(tables, "scoreboard", board)
+    table = tables.claims_side_by_side(["A"], {"photographs": "cct", "petals": "flowers"})
+    assert list(table.columns) == ["claim", "photographs", "photographs: verdict", "petals", "petals: verdict"]
+    assert table.claim.tolist() == [load_claims()[name].statement for name in ("A.clusters-small", "A.snr-rises-ff")]
+    assert table["petals"].tolist() == ["", "1.5 ± 0.25 (n = 2, small)"]
+    assert table["petals: verdict"].tolist() == ["not yet measured", "partly"]
+
+
+def test_a_single_seed_agrees_with_nobody(two_runs: list[Run]) -> None:
+    alone, both = (tables.expert_agreement(runs) for runs in (two_runs[:1], two_runs))
+    assert len(alone) == 0
+    assert list(alone.columns) == list(both.columns)
+    assert (both.same == 1).all()

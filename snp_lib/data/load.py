@@ -65,7 +65,8 @@ def load(name: str, root: str | Path | None = None, *, size: int | None = None, 
     """Load a data set by name, downloading it when it is missing.
 
     Args:
-        name: ``digits`` (bundled with scikit-learn, no network), ``cifar100`` or ``flowers102``.
+        name: ``digits`` (bundled with scikit-learn, no network), ``cifar100``, ``flowers102``, or ``flowers102-trainval``,
+            which trains on the official training and validation images together.
         root: folder in torchvision's layout; else ``SNP_DATA_DIR``, else ``data/cache/``. Unused by ``digits``.
         size: side of the square images in pixels. Default 8 (digits), 32 (CIFAR-100), 224 (Flowers-102).
         progress: show a progress bar while decoding.
@@ -136,6 +137,14 @@ def _flowers102(root: Path, size: int | None, progress: bool) -> Dataset:
         return Split(pixels, torch.tensor(part._labels))
 
     return _dataset("flowers102", list(source.classes), split("train"), split("test"), split("val"))
+
+
+def _flowers102_trainval(root: Path, size: int | None, progress: bool) -> Dataset:
+    official = _flowers102(root, size, progress)
+    assert official.validation is not None
+    parts = (official.train, official.validation)
+    both = Split(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
+    return _dataset("flowers102-trainval", list(official.class_names), both, official.test)
 
 
 def _read_image(path: Path, size: int) -> UInt8[Tensor, "3 s s"]:
@@ -210,7 +219,8 @@ DATASETS: dict[str, Callable[[Path, int | None, bool], Dataset]] = {
     "digits": _digits,
     "cifar100": _cifar100,
     "flowers102": _flowers102,
+    "flowers102-trainval": _flowers102_trainval,
 }
 
-LABELS = {"digits": 10, "cifar100": 100, "flowers102": 102}
+LABELS = {"digits": 10, "cifar100": 100, "flowers102": 102, "flowers102-trainval": 102}
 """Number of labels of each data set, known without loading it."""
