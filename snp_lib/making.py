@@ -82,9 +82,9 @@ def make(
         progress=progress,
     )
     if team.rank() == 0:
-        metrics = _measure(model, experiment, dataset, folder, deadline, progress)
+        metrics, parts = _measure(model, experiment, dataset, folder, deadline, progress)
         manifest = _manifest(experiment, dataset, device, history) | {"code": code, "metrics": metrics}
-        manifest |= {"sites": model.sites, "num_heads": model.config.num_heads}
+        manifest |= {"sites": model.sites, "num_heads": model.config.num_heads} | ({"parts": parts} if parts else {})
         manifest["files"] = {name: sha256(folder / name) for name in files_of(experiment.describe())}
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     return folder
@@ -143,8 +143,14 @@ def read_out(
     return readouts, measured
 
 
-def _measure(model: Any, experiment: Experiment, dataset: Dataset, folder: Path, deadline: float, progress: bool) -> dict[str, Any]:
-    """Train the readouts, measure both splits, write arrays and weights; returns the metrics of the manifest."""
+def _measure(
+    model: Any, experiment: Experiment, dataset: Dataset, folder: Path, deadline: float, progress: bool
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """Train the readouts, measure both splits, write arrays and weights.
+
+    Returns:
+        The metrics of the manifest, and the features of a channel at the sites where it has several, such as a map's places.
+    """
     readouts, measured = read_out(model, experiment, dataset, ("train", "test"), deadline=deadline, progress=progress)
     arrays = {"logits": measured["test"].logits.half().numpy(), "labels": dataset.test.labels.numpy().astype(np.uint8)}
     tensors = {f"model.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
@@ -155,11 +161,13 @@ def _measure(model: Any, experiment: Experiment, dataset: Dataset, folder: Path,
         tensors |= {f"readout.{site}.{name}": tensor.contiguous() for name, tensor in readout.state_dict().items()}
     np.savez_compressed(folder / "arrays.npz", **arrays)  # type: ignore[arg-type]
     save_file(tensors, folder / "weights.safetensors")
-    return {
+    parts = {site: readouts[site].linear.in_features // channels for site, channels in model.sites.items()}
+    metrics = {
         "test_accuracy": accuracy(measured["test"].logits, dataset.test.labels),
         "readout_accuracy": dict(measured["test"].readout_accuracy),
         "parameters": sum(p.numel() for p in model.parameters()),
     }
+    return metrics, {site: number for site, number in parts.items() if number > 1}
 
 
 def _manifest(experiment: Experiment, dataset: Dataset, device: torch.device, history: list[dict[str, Any]]) -> dict[str, Any]:

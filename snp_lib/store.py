@@ -21,7 +21,7 @@ from snp_lib.contents import DefinitionError, SkewError, check_definition, load_
 from snp_lib.disk import locked, replace_folder, sha256, write_durably
 from snp_lib.experiments import Experiment
 from snp_lib.making import CHECKPOINT, choose_device, initial_model, make
-from snp_lib.models import CCT
+from snp_lib.models import Network
 from snp_lib.paths import RECORDS, runs_dir
 from snp_lib.performance import group_units, unit_matrices
 from snp_lib.training import checkpoint as checkpoints
@@ -81,7 +81,7 @@ class Run:
         except ValueError as error:
             raise StoreError(f"cannot read the run {self.path}: {error}. {_again(self.path)}") from error
 
-    def network(self, epoch: int | None = None) -> CCT:
+    def network(self, epoch: int | None = None) -> Network:
         """The trained network, in eval mode on the CPU; with ``epoch``, as it was after so many epochs.
 
         Before the first epoch it is made anew from the seed where the run kept no snapshot of it.
@@ -107,7 +107,7 @@ class Run:
     def matrices(
         self, site: str, *, unit: Unit = "node", split: Literal["train", "test"] = "test"
     ) -> Float[np.ndarray, "unit label output"]:
-        """Performance matrices of every node or head of a site.
+        """Performance matrices of every node, head or filter of a site; a filter is the node of a site of maps.
 
         Raises:
             ValueError: unknown site or unit, or heads asked for at a site that is not ``mha``.

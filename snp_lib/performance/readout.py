@@ -3,7 +3,7 @@
 A readout turns the features of a site into N × F numbers (``pool``) and those into logits by one matrix without bias.
 For tokens the pooling weights come from the full features, so the logits are a sum over channels and the fields of all
 units add up to them (defined here; the readout follows the CCT head, without its normalisation). For maps pooling is
-flattening (paper C, released code).
+flattening (paper C, released code), where asked for after averaging each map down to a coarser grid (defined here).
 """
 
 from __future__ import annotations
@@ -41,10 +41,13 @@ class ReadoutRecipe:
     batch_size: int
     lr: float = 2e-3
     weight_decay: float = 1e-4
+    map_side: int | None = None  # maps are averaged to so many places a side before flattening; None: as they are
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1:
             raise ValueError(f"epochs and batch_size must be at least 1, got {self.epochs} and {self.batch_size}")
+        if self.map_side is not None and self.map_side < 1:
+            raise ValueError(f"map_side must be at least 1 or None, got {self.map_side}")
         if self.lr <= 0 or self.weight_decay < 0:
             raise ValueError(f"lr must be positive and weight_decay not negative, got {self.lr} and {self.weight_decay}")
 
@@ -70,15 +73,21 @@ class TokenReadout(nn.Module):
 
 
 class MapReadout(nn.Module):
-    """Flatten, then a linear layer without bias: feature maps (N, C, h, w) to logits (N, num_classes)."""
+    """Flatten, then a linear layer without bias: feature maps (N, C, h, w) to logits (N, num_classes).
 
-    def __init__(self, width: int, num_classes: int) -> None:
+    Args:
+        channels: filters, C.
+        side: h and w of the maps; with ``(h, w)`` smaller than the maps, each is first averaged down to that grid.
+    """
+
+    def __init__(self, channels: int, side: tuple[int, int], num_classes: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(width, num_classes, bias=False)
+        self.side = side
+        self.linear = nn.Linear(channels * side[0] * side[1], num_classes, bias=False)
 
     def pool(self, features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n f"]:
-        """All features of an image in a row, the h·w features of a filter side by side."""
-        return features.flatten(1)
+        """All features of an image in a row, those of a filter side by side."""
+        return F.adaptive_avg_pool2d(features, self.side).flatten(1)
 
     def forward(self, features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
         logits: Tensor = self.linear(self.pool(features))
@@ -88,12 +97,13 @@ class MapReadout(nn.Module):
 Readout = TokenReadout | MapReadout
 
 
-def make_readout(features: Tensor, num_classes: int) -> Readout:
+def make_readout(features: Tensor, num_classes: int, *, map_side: int | None = None) -> Readout:
     """The readout for features of this shape; raises ValueError unless they are tokens (3-D) or maps (4-D)."""
     if features.ndim == 3:
         return TokenReadout(features.shape[2], num_classes)
     if features.ndim == 4:
-        return MapReadout(features[0].numel(), num_classes)
+        height, width = (min(side, map_side or side) for side in features.shape[2:])
+        return MapReadout(features.shape[1], (height, width), num_classes)
     raise ValueError(f"features must be tokens (N, T, d) or maps (N, C, h, w), got shape {tuple(features.shape)}")
 
 
@@ -139,7 +149,7 @@ def train_readouts(
     for site in sites:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(zlib.crc32(f"{seed} {site}".encode()))  # initial weights do not depend on the other sites
-            readouts[site] = make_readout(example[site], dataset.num_classes).to(device)
+            readouts[site] = make_readout(example[site], dataset.num_classes, map_side=recipe.map_side).to(device)
     parameters = [p for readout in readouts.values() for p in readout.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     steps = len(labels) // recipe.batch_size
