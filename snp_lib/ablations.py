@@ -23,8 +23,13 @@ def head_ablation(
 
     Raises:
         StoreError: the weights of the run are not here, or what is stored is damaged.
+        ValueError: the run has no ``mha`` site.
     """
     sites = tuple(site for site in run.sites if site.endswith(".mha"))
+    if not sites:
+        raise ValueError(
+            f"{run.experiment.id} has no mha site, so no heads that could be switched off; its sites are {', '.join(run.sites)}"
+        )
     options = {"replacement": replacement, "sites": list(sites)}
     compute = functools.partial(_ablate, run, replacement, device, progress)
     arrays = derived(run, f"ablation-{replacement}", options, compute, refresh=refresh)
@@ -44,5 +49,5 @@ def _ablate(run: Run, replacement: Replacement, device: str, progress: bool) -> 
     heads = run.manifest["num_heads"]
     kept = np.concatenate([kept_heads("removed", heads), kept_heads("alone", heads), kept_heads("pairs", heads)])
     normalize = make_normalize(run.experiment.recipe, dataset.train.images.to(place))
-    found = ablate_heads(run.network().to(place), dataset.test, normalize, kept, replacement=replacement, progress=progress)
+    found = ablate_heads(run.transformer().to(place), dataset.test, normalize, kept, replacement=replacement, progress=progress)
     return {"kept": found.kept, "accuracy": found.accuracy, "baseline": found.baseline, "images": found.images}

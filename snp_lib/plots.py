@@ -14,9 +14,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-COLORS = {"mha": "#0173b2", "ff_hidden": "#de8f05", "ff": "#029e73", "block": "#cc78bc"}  # seaborn's colour-blind-safe palette
+COLORS = {
+    "mha": "#0173b2",
+    "attention": "#0173b2",
+    "ff_hidden": "#de8f05",
+    "ff": "#029e73",
+    "block": "#cc78bc",
+}  # seaborn's colour-blind-safe palette
 NAMES = {
     "mha": "attention heads (mha)",
+    "attention": "attention output (attention)",
     "ff_hidden": "hidden layer (ff_hidden)",
     "ff": "feed-forward output (ff)",
     "block": "residual stream (block)",

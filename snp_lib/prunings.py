@@ -159,7 +159,7 @@ def _prune(
 ) -> Mapping[str, Any]:
     place = making.choose_device(device)
     dataset = data.load(run.experiment.dataset, size=run.experiment.dataset_size, progress=progress)
-    model, start = run.network().to(place), encoder or 1
+    model, start = run.transformer().to(place), encoder or 1
     if not 1 <= start <= model.config.depth:
         raise ValueError(f"no encoder {encoder} to prune: this model has encoders 1 to {model.config.depth}")
     masks = {f"{theta:g}": masks_of(run, arm, theta, model, encoder=encoder) for theta in thetas}

@@ -54,7 +54,7 @@ def pruned_latency(
 
 def _time(run: Run, thetas: Sequence[float], batches: Sequence[int], seconds: float, device: str) -> Arrays:
     place = making.choose_device(device)
-    dense = run.network(0)  # any weights will do
+    dense = run.transformer(0)  # any weights will do
     networks: dict[str, nn.Module] = {"dense": dense}
     for theta in thetas:
         masks = masks_of(run, "andc", theta, dense)

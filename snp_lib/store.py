@@ -22,7 +22,7 @@ from snp_lib.contents import DefinitionError, SkewError, check_definition, load_
 from snp_lib.disk import locked, replace_folder, sha256, write_durably
 from snp_lib.experiments import Experiment
 from snp_lib.making import CHECKPOINT, choose_device, initial_model, make
-from snp_lib.models import CCT
+from snp_lib.models import CCT, Network
 from snp_lib.paths import RECORDS, runs_dir
 from snp_lib.performance import group_units, unit_matrices
 from snp_lib.performance.readout import Readout, make_readout
@@ -83,7 +83,7 @@ class Run:
         except ValueError as error:
             raise StoreError(f"cannot read the run {self.path}: {error}. {_again(self.path)}") from error
 
-    def network(self, epoch: int | None = None) -> CCT:
+    def network(self, epoch: int | None = None) -> Network:
         """The trained network, in eval mode on the CPU; with ``epoch``, as it was after so many epochs.
 
         Before the first epoch it is made anew from the seed where no snapshot of it is here.
@@ -98,6 +98,17 @@ class Run:
         prefix = "model." if epoch is None else ""
         model.load_state_dict({key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)})
         return model.to(memory_format=torch.channels_last).eval()  # type: ignore[no-any-return]
+
+    def transformer(self, epoch: int | None = None) -> CCT:
+        """The same for a run of a compact transformer, whose parts are known by name.
+
+        Raises:
+            StoreError: as :meth:`network`.
+            ValueError: the run is that of another kind of network.
+        """
+        if not isinstance(model := self.network(epoch), CCT):
+            raise ValueError(f"{self.experiment.id} has the network {self.experiment.model}; only compact transformers (cct_…) will do")
+        return model
 
     def readouts(self) -> dict[str, Readout]:
         """The trained readout of every site, in eval mode on the CPU.
@@ -125,7 +136,7 @@ class Run:
     def matrices(
         self, site: str, *, unit: Unit = "node", split: Literal["train", "test"] = "test"
     ) -> Float[np.ndarray, "unit label output"]:
-        """Performance matrices of every node or head of a site.
+        """Performance matrices of every node, head or filter of a site; a filter is the node of a site of maps.
 
         Raises:
             ValueError: unknown site or unit, or heads asked for at a site that is not ``mha``.

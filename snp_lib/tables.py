@@ -27,13 +27,15 @@ from snp_lib.performance.ablation import Variants
 from snp_lib.reporting import half_width, scoreboard
 from snp_lib.store import Run, Unit
 
-KINDS = ("mha", "ff_hidden", "ff", "block")  # in the order of the forward pass of an encoder
+KINDS = ("mha", "attention", "ff_hidden", "ff", "block")  # in the order of the forward pass of an encoder
 
 SPREAD = ("ratio", "low", "high")
 
 
 def split_site(site: str) -> tuple[int, str]:
-    """``block3.ff`` to ``(3, "ff")`` and ``block3`` to ``(3, "block")``."""
+    """``block3.ff`` to ``(3, "ff")``, ``block3`` to ``(3, "block")`` and ``stem``, what the first block reads, to ``(0, "block")``."""
+    if site == "stem":
+        return 0, "block"
     block, _, kind = site.removeprefix("block").partition(".")
     return int(block), kind or "block"
 

@@ -257,9 +257,7 @@ class CCT(nn.Module):
     @overload
     def forward(self, x: Tensor, sites: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]: ...
     def forward(self, x: Float[Tensor, "n c s s"], sites: Sequence[str] | None = None) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        wanted = dict.fromkeys(sites or ())
-        if unknown := [site for site in wanted if site not in self.sites]:
-            raise ValueError(f"unknown site {unknown[0]!r}; this model has {', '.join(self.sites)}")
+        wanted = chosen_sites(sites, self.sites)
         features: dict[str, Tensor] = {}
         tokens = self.embed(x)
         for b, encoder in enumerate(self.encoders, start=1):
@@ -271,6 +269,14 @@ class CCT(nn.Module):
                     features[name] = feature
         logits = self.classify(tokens)
         return (logits, features) if sites is not None else logits
+
+
+def chosen_sites(sites: Sequence[str] | None, known: Iterable[str]) -> list[str]:
+    """The sites asked for, in the order of the forward pass; raises ValueError for an unknown one."""
+    wanted, available = set(sites or ()), list(known)
+    if unknown := sorted(wanted.difference(available)):
+        raise ValueError(f"unknown site {unknown[0]!r}; this model has {', '.join(available)}")
+    return [site for site in available if site in wanted]
 
 
 def sequence_pool(x: Float[Tensor, "n t d"], weight: Float[Tensor, "1 d"], bias: Float[Tensor, " 1"] | None = None) -> Float[Tensor, "n d"]:

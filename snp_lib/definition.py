@@ -1,0 +1,88 @@
+"""What an experiment is: one training and its measurements, frozen and hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, get_args
+
+from snp_lib.performance.readout import ReadoutRecipe
+from snp_lib.training.recipe import Recipe
+
+Scale = Literal["smoke", "small", "paper"]
+SCALES: tuple[Scale, ...] = get_args(Scale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One training and its measurements, completely described; ``hash`` identifies the description.
+
+    Raises:
+        ValueError: unknown scale, negative seed, a snapshot out of range, or a flattened readout.
+    """
+
+    name: str
+    scale: Scale
+    seed: int
+    dataset: str
+    dataset_size: int | None = None  # side of the images in pixels; None: the data set's own
+    model: str
+    model_options: dict[str, Any] = field(default_factory=dict)
+    recipe: Recipe
+    readout: ReadoutRecipe
+    snapshots: tuple[int, ...] | None = None  # finished epochs after which the weights are kept, 0: before training
+
+    def __post_init__(self) -> None:
+        if self.scale not in SCALES:
+            raise ValueError(f"unknown scale {self.scale!r}; there are {', '.join(SCALES)}")
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise ValueError(f"seed must be a non-negative integer, got {self.seed!r}")
+        if self.snapshots is not None and not all(0 <= e < self.recipe.epochs for e in self.snapshots):
+            raise ValueError(f"snapshots must lie in [0, {self.recipe.epochs}), got {self.snapshots}")
+        if self.readout.pooling == "flat":
+            raise ValueError("a run keeps one number per channel: measure flattened readouts with snp_lib.stages.stage(run, epoch, 'flat')")
+
+    @property
+    def id(self) -> str:
+        """Name of the run's folder, ``name-scale-sSEED``."""
+        return f"{self.name}-{self.scale}-s{self.seed}"
+
+    @property
+    def hash(self) -> str:
+        """First 12 hex digits of the SHA-256 of the whole description."""
+        return digest(self.describe())
+
+    @property
+    def training_hash(self) -> str:
+        """The same for what the trained weights depend on; the readouts and the name do not matter."""
+        return digest({k: v for k, v in self.describe().items() if k not in ("name", "scale", "readout", "snapshots")})
+
+    def describe(self) -> dict[str, Any]:
+        """The description as plain JSON values, without the options that are off: a new option changes no old hash."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return _without_none(plain)
+
+    def vary(self, name: str, **changes: Any) -> Experiment:
+        """The same experiment with some fields changed, under a name of its own."""
+        return replace(self, name=name, **changes)
+
+
+def _without_none(value: dict[str, Any]) -> dict[str, Any]:
+    return {k: _without_none(v) if isinstance(v, dict) else v for k, v in value.items() if v is not None}
+
+
+def digest(description: dict[str, Any]) -> str:
+    """First 12 hex digits of the SHA-256 of a description."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A named experiment in the catalogue. ``cost`` and ``expected`` are per scale, as measured or as published."""
+
+    build: Callable[[Scale, int], Experiment]
+    summary: str
+    cost: dict[Scale, str]
+    expected: dict[Scale, str]

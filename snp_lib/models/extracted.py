@@ -1,0 +1,191 @@
+"""The plain ViT and the ResNet of torchvision, sized for small images, their sites read by torchvision's feature extraction.
+
+Sources: Dosovitskiy et al., "An image is worth 16x16 words", arXiv:2010.11929; He et al., "Deep residual learning for
+image recognition", arXiv:1512.03385, with the stem and, for three stages, the plan of its section 4.2 for 32-pixel
+images. Layers, initial values and forward pass are torchvision's. Only what is read, and under which name, is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision.models.feature_extraction import create_feature_extractor
+from torchvision.models.resnet import BasicBlock, ResNet
+from torchvision.models.vision_transformer import VisionTransformer
+
+from snp_lib.models.cct import chosen_sites
+
+STAGES = {8: (1, 1, 1), 12: (1, 2, 2), 14: (2, 2, 2), 20: (3, 3, 3), 10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+"""Layers of a ResNet to the residual blocks of its stages, of 64, 128, 256 and 512 filters; 12 is ours, the others are usual."""
+
+Nodes = dict[str, tuple[str, int]]  # site → name of its node in torchvision's graph, channels
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViTConfig:
+    """Shape of a plain vision transformer. Widths in channels, sizes in pixels, rates in [0, 1).
+
+    Raises:
+        ValueError: a size is not positive, or one does not divide another.
+    """
+
+    num_classes: int
+    depth: int  # transformer encoders
+    patch_size: int
+    embed_dim: int = 192  # with the two below: ViT-Ti
+    num_heads: int = 3
+    mlp_ratio: float = 4.0  # width of the hidden feed-forward layer over embed_dim
+    image_size: int = 32
+    in_channels: int = 3
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "num_classes", "depth", "patch_size", "embed_dim", "num_heads", "image_size", "in_channels")
+        if self.image_size % self.patch_size:
+            raise ValueError(f"patch_size must divide image_size: patches of {self.patch_size} pixels, images of {self.image_size}")
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"num_heads must divide embed_dim: {self.num_heads} heads, width {self.embed_dim}")
+        if self.ff_dim < 1:
+            raise ValueError(f"mlp_ratio {self.mlp_ratio} leaves no hidden unit at width {self.embed_dim}")
+        for name in ("dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)!r}")
+
+    @property
+    def ff_dim(self) -> int:
+        return int(self.embed_dim * self.mlp_ratio)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNetConfig:
+    """Shape of a ResNet of basic blocks behind a 3×3 convolution without pooling. Sizes in pixels.
+
+    Raises:
+        ValueError: a size is not positive, or no ResNet has so many layers.
+    """
+
+    num_classes: int
+    layers: int  # with weights: 10, 18, 34 of four stages; 8, 12, 14, 20 of three
+    stem_stride: int = 1
+    image_size: int = 32
+    in_channels: int = 3
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "num_classes", "stem_stride", "image_size", "in_channels")
+        if self.layers not in STAGES:
+            raise ValueError(f"layers must be one of {', '.join(map(str, sorted(STAGES)))}, got {self.layers!r}")
+
+    @property
+    def num_heads(self) -> int:
+        """None: there is no attention."""
+        return 0
+
+
+def _require_positive(config: ViTConfig | ResNetConfig, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a positive integer, got {value!r}")
+
+
+class Extracted(nn.Module):
+    """A network of torchvision: images (N, C, S, S) to logits (N, num_classes), and the features at named sites.
+
+    ``model(x, sites=[…])`` returns ``(logits, features)``: a dictionary from site name to features. Every forward pass
+    is the graph that torchvision's ``create_feature_extractor`` makes, which returns logits and all sites at once.
+
+    Sites of encoder b of a ViT, counted from 1, with features (N, 1 + T, width), class token first: ``block{b}.attention``,
+    what ``nn.MultiheadAttention`` returns, after its output projection (the head outputs before it, ``mha`` of a CCT,
+    stay inside that module); ``block{b}.ff_hidden``, after the GELU; ``block{b}.ff``, the output of the second linear
+    layer; ``block{b}``, the residual stream after the encoder. The class token is kept among the tokens: in the last encoder
+    it is the only one that the logits depend on.
+
+    Sites of a ResNet, with maps (N, filters, h, w): ``stem``, after the ReLU of the first convolution, and ``block{b}``, after
+    the b-th residual block and its ReLU.
+    """
+
+    def __init__(self, cfg: ViTConfig | ResNetConfig) -> None:
+        super().__init__()
+        self.config = cfg
+        network, head, nodes = _vit(cfg) if isinstance(cfg, ViTConfig) else _resnet(cfg)
+        self.network = create_feature_extractor(network, {node: site for site, (node, _) in nodes.items()} | {head: "logits"})
+        self._channels = {site: channels for site, (_, channels) in nodes.items()}
+
+    @property
+    def sites(self) -> dict[str, int]:
+        """Site name to its number of channels, in the order of the forward pass."""
+        return dict(self._channels)
+
+    @overload
+    def forward(self, x: Tensor, sites: None = None) -> Tensor: ...
+    @overload
+    def forward(self, x: Tensor, sites: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]: ...
+    def forward(self, x: Float[Tensor, "n c s s"], sites: Sequence[str] | None = None) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        wanted = chosen_sites(sites, self.sites)
+        if x.shape[-1] != self.config.image_size or x.shape[-2] != self.config.image_size:
+            raise ValueError(f"expected images of {self.config.image_size} pixels, got shape {tuple(x.shape)}")
+        found: dict[str, Tensor] = self.network(x)
+        logits = found.pop("logits")
+        return (logits, {site: found[site] for site in wanted}) if sites is not None else logits
+
+
+def _vit(cfg: ViTConfig) -> tuple[nn.Module, str, Nodes]:
+    """The network, the name of the node of its logits, and its sites."""
+    network = VisionTransformer(
+        image_size=cfg.image_size,
+        patch_size=cfg.patch_size,
+        num_layers=cfg.depth,
+        num_heads=cfg.num_heads,
+        hidden_dim=cfg.embed_dim,
+        mlp_dim=cfg.ff_dim,
+        dropout=cfg.dropout,
+        attention_dropout=cfg.attention_dropout,
+        num_classes=cfg.num_classes,
+    )
+    if cfg.in_channels != 3:
+        network.conv_proj = nn.Conv2d(cfg.in_channels, cfg.embed_dim, cfg.patch_size, cfg.patch_size)
+        nn.init.trunc_normal_(network.conv_proj.weight, std=network.conv_proj.weight[0].numel() ** -0.5)  # as torchvision does
+        nn.init.zeros_(network.conv_proj.bias)
+    nodes: Nodes = {}
+    for b, layer in enumerate(network.encoder.layers, start=1):
+        layer.mlp = nn.Sequential(*layer.mlp)  # the same layers and names; torchvision's tracer never looks into its own MLP
+        layer.self_attention.register_forward_pre_hook(_in_two_products, with_kwargs=True)
+        node, width = f"encoder.layers.encoder_layer_{b - 1}", cfg.embed_dim
+        nodes |= {f"block{b}.attention": (f"{node}.getitem", width), f"block{b}.ff_hidden": (f"{node}.mlp.1", cfg.ff_dim)}
+        nodes |= {f"block{b}.ff": (f"{node}.mlp.3", width), f"block{b}": (node, width)}
+    return network, "heads", nodes
+
+
+def _in_two_products(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Make ``nn.MultiheadAttention`` write attention as two products, by asking for its weights, which nobody reads.
+
+    Only where that pays, as :func:`snp_lib.models.cct.attend` does: torch's fused CPU kernel spends most of a bfloat16
+    training step in its backward pass.
+    """
+    query = args[0]
+    if query.requires_grad and query.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        return args, kwargs | {"need_weights": True}
+    return None
+
+
+def _resnet(cfg: ResNetConfig) -> tuple[nn.Module, str, Nodes]:
+    """The network, the name of the node of its logits, and its sites."""
+    stages = STAGES[cfg.layers]
+    network = ResNet(BasicBlock, [*stages, 1][:4], num_classes=cfg.num_classes)
+    network.conv1 = nn.Conv2d(cfg.in_channels, 64, 3, cfg.stem_stride, 1, bias=False)
+    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")  # as torchvision does
+    network.maxpool = nn.Identity()
+    if len(stages) == 3:
+        network.layer4 = nn.Identity()
+        network.fc = nn.Linear(256, cfg.num_classes)
+    nodes: Nodes = {"stem": ("relu", 64)}
+    for stage, blocks in enumerate(stages):
+        for block in range(blocks):
+            nodes[f"block{len(nodes)}"] = (f"layer{stage + 1}.{block}", 64 * 2**stage)
+    return network, "fc", nodes
