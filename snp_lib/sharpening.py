@@ -81,7 +81,7 @@ def silencing(runs: Sequence[Run], *, thetas: Iterable[float] = (THETA,), device
 
 
 def learned(rises: pd.DataFrame) -> pd.DataFrame:
-    """The rise at the end of the training minus that before it, in column learned: as :func:`rises`, without epochs."""
+    """The rise at the end of the training minus that before it, in column learned: as :func:`snp_lib.tables.rises`, without epochs."""
     keys = [name for name in rises.columns if name not in ("epoch", "rise")]
     rise = rises.pivot(index=keys, columns="epoch", values="rise")
     return (rise[rise.columns.max()] - rise[0]).rename("learned").reset_index()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -97,7 +98,7 @@ def test_figures_draw_every_row() -> None:
     assert len(plots.ablation_accuracy(off).axes[0].lines) == 4
     ways = pd.DataFrame({"way": ["a", "b"], "ratio": [1.0, 2.0], "from": [1.0, 1.8], "to": [1.0, 2.2]})
     assert [patch.get_width() for patch in plots.ladder(ways).axes[0].patches] == [1.0, 2.0]
-    plots.plt.close("all")
+    plt.close("all")
 
 
 def test_benchmarks_are_read_as_medians_over_rounds() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -103,4 +104,4 @@ def test_figures_draw_every_row() -> None:
     figure = plots.along_blocks_by(table[table.theta == 0.2], "snr", "readout", kinds=("mha", "ff"), ylabel="y")
     assert [len(axis.lines) for axis in figure.axes] == [2 * 2] * 2  # readouts, trained and untrained
     np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), one[(one.kind == "mha") & (one.epoch == 9)].groupby("block").snr.mean())
-    plots.plt.close("all")
+    plt.close("all")

@@ -124,7 +124,7 @@ def test_claims_of_two_experiments_side_by_side(monkeypatch: pytest.MonkeyPatch)
         )
         return [{"claim": claim, "reported": number if claim.id in measured else None} for claim in load_claims().values()]
 
-    monkeypatch.setattr(tables, "scoreboard", board)
+    monkeypatch.setattr("snp_lib.tables.claims.scoreboard", board)
     table = tables.claims_side_by_side(["A"], {"photographs": "cct", "petals": "flowers"})
     assert list(table.columns) == ["claim", "photographs", "photographs: verdict", "petals", "petals: verdict"]
     assert table.claim.tolist() == [load_claims()[name].statement for name in ("A.clusters-small", "A.snr-rises-ff")]

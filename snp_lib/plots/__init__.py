@@ -1,0 +1,45 @@
+"""Figures. Everything here draws what it is given and computes nothing but axes."""
+
+from snp_lib.plots.claims import ladder, verdict_table
+from snp_lib.plots.heads import ablation_accuracy, correlations
+from snp_lib.plots.matrices import claim_maps, cluster_order, matrix_pixels, matrix_triptych
+from snp_lib.plots.pruning import masks, pareto, removal
+from snp_lib.plots.sites import (
+    against_chance,
+    along_blocks,
+    along_blocks_at_stages,
+    along_blocks_by,
+    by_kind,
+    histograms,
+    over_training,
+    theta_sweep,
+    trained_and_untrained,
+    training_curves,
+)
+from snp_lib.plots.style import COLORS, set_style
+
+__all__ = [
+    "COLORS",
+    "ablation_accuracy",
+    "against_chance",
+    "along_blocks",
+    "along_blocks_at_stages",
+    "along_blocks_by",
+    "by_kind",
+    "claim_maps",
+    "cluster_order",
+    "correlations",
+    "histograms",
+    "ladder",
+    "masks",
+    "matrix_pixels",
+    "matrix_triptych",
+    "over_training",
+    "pareto",
+    "removal",
+    "set_style",
+    "theta_sweep",
+    "trained_and_untrained",
+    "training_curves",
+    "verdict_table",
+]

@@ -1,0 +1,107 @@
+"""What runs learned and what their sites recognise, one row per seed and site."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from snp_lib.performance import (
+    THETA,
+    summarize,
+)
+from snp_lib.store import Run, Unit
+
+KINDS = ("mha", "attention", "ff_hidden", "ff", "block")  # in the order of the forward pass of an encoder
+
+
+def split_site(site: str) -> tuple[int, str]:
+    """``block3.ff`` to ``(3, "ff")``, ``block3`` to ``(3, "block")`` and ``stem``, what the first block reads, to ``(0, "block")``."""
+    if site == "stem":
+        return 0, "block"
+    block, _, kind = site.removeprefix("block").partition(".")
+    return int(block), kind or "block"
+
+
+def training_history(runs: Sequence[Run]) -> pd.DataFrame:
+    """One row per seed and epoch, with the columns of the history."""
+    return pd.concat([pd.DataFrame(run.history).assign(seed=run.experiment.seed) for run in runs], ignore_index=True)
+
+
+def readout_accuracy(runs: Sequence[Run]) -> pd.DataFrame:
+    """Test accuracy of each site's readout: columns seed, block, kind, accuracy."""
+    rows = []
+    for run in runs:
+        for site, accuracy in run.metrics["readout_accuracy"].items():
+            block, kind = split_site(site)
+            rows.append({"seed": run.experiment.seed, "block": block, "kind": kind, "accuracy": accuracy})
+    return pd.DataFrame(rows)
+
+
+def site_statistics(
+    runs: Sequence[Run],
+    *,
+    kinds: Iterable[str] = KINDS,
+    thetas: Iterable[float] = (THETA,),
+    unit: Unit = "node",
+    shuffle: bool = False,
+) -> pd.DataFrame:
+    """Averages over the units of each site: one row per seed, site and threshold.
+
+    Args:
+        kinds: which sites of an encoder.
+        shuffle: the control: permute the outputs of every unit's matrix independently, which keeps the elements of
+            every row and so the threshold and the number of ones, and destroys which output they point to.
+
+    Returns:
+        Columns seed, block, kind, theta, labels, labels_clustered, clusters, cluster_size, noise, noise_clustered,
+        unclustered (share of units), signal, internal_noise, external_noise, snr.
+    """
+    rows = []
+    for run in runs:
+        for site in run.sites:
+            block, kind = split_site(site)
+            if kind not in kinds:
+                continue
+            matrices = run.matrices(site, unit=unit)
+            if shuffle:
+                matrices = shuffle_outputs(matrices, seed=run.experiment.seed)
+            for theta in thetas:
+                place = {"seed": run.experiment.seed, "block": block, "kind": kind, "theta": theta}
+                rows.append(place | summarize(matrices, theta).averages())
+    return pd.DataFrame(rows)
+
+
+def shuffle_outputs(matrices: np.ndarray, *, seed: int) -> np.ndarray:
+    """Permute the outputs of each unit's matrix, every unit by its own permutation."""
+    units, _, outputs = matrices.shape
+    order = np.random.default_rng(seed).permuted(np.tile(np.arange(outputs), (units, 1)), axis=1)
+    return np.take_along_axis(matrices, order[:, None, :], axis=2)
+
+
+def per_run(table: pd.DataFrame, runs: Sequence[Run], column: str, **where: Any) -> Float[np.ndarray, " run"]:
+    """One value per run, in the order of the runs, from the rows that meet ``where``, such as ``kind="ff", block=5``.
+
+    Raises:
+        ValueError: not exactly one such row for each run.
+    """
+    rows = table[np.logical_and.reduce([table[name] == value for name, value in where.items()])].set_index("seed")[column]
+    seeds = [run.experiment.seed for run in runs]
+    if sorted(rows.index) != sorted(seeds):
+        raise ValueError(f"expected one row with {where} for each of the seeds {seeds}, got rows of {sorted(rows.index)}")
+    values: np.ndarray = rows.loc[seeds].to_numpy(dtype=np.float64)
+    return values
+
+
+def rises(table: pd.DataFrame) -> pd.DataFrame:
+    """SNR of the last encoder over that of the first, in column rise: one row per seed, kind and whatever else tells rows apart.
+
+    Args:
+        table: with columns seed, kind, block and snr, and epoch, theta, readout or silenced where there are several.
+    """
+    keys = [name for name in ("seed", "kind", "epoch", "theta", "readout", "silenced") if name in table]
+    snr = table.pivot(index=keys, columns="block", values="snr")
+    return (snr[snr.columns.max()] / snr[snr.columns.min()]).rename("rise").reset_index()
