@@ -13,7 +13,7 @@ import torch
 from snp_lib import data, making
 from snp_lib.data import Dataset, Split
 from snp_lib.derived import Arrays, derived
-from snp_lib.experiments import Scale
+from snp_lib.experiments import Experiment, Scale
 from snp_lib.models import CCT
 from snp_lib.performance import binarize, diagonal_sets
 from snp_lib.pruning import (
@@ -86,6 +86,18 @@ TUNING: dict[Scale, FineTuning] = {
 }
 """The fine-tuning of each scale; ``small`` is 156 steps of the 6,240 of the training."""
 
+FLOWERS_TUNING: dict[Scale, FineTuning] = {
+    "smoke": FineTuning(),
+    "small": FineTuning(epochs=10, warmup=1),
+    "paper": FineTuning(epochs=30, warmup=1, lr_share=0.3),
+}
+"""The same for Flowers-102, where an epoch of 1,020 photographs is a few steps."""
+
+
+def tuning_of(experiment: Experiment) -> FineTuning:
+    """The fine-tuning of a run, unless another is asked for."""
+    return (FLOWERS_TUNING if experiment.dataset.startswith("flowers102") else TUNING)[experiment.scale]
+
 
 def masks_of(run: Run, arm: Arm, theta: float, model: CCT, *, encoder: int | None = None) -> Masks:
     """The masks of an arm on a run: those of ANDC at θ, or a control with as many weights in every layer.
@@ -134,7 +146,7 @@ def pruning(
         encoder: as for :func:`masks_of`.
         thetas: thresholds of the diagonal sets, which set the density; ``dense`` has one result for all. None: those of
             the scale, see ``THETAS``.
-        tuning: None: that of the scale, see ``TUNING``.
+        tuning: None: see :func:`tuning_of`.
 
     Returns:
         Arrays by name. ``thetas`` (θ,); ``density`` (θ, layer), of every pruned layer, and ``total`` (θ,) of all of them;
@@ -145,7 +157,7 @@ def pruning(
         ValueError: unknown arm or encoder.
         StoreError: the weights of the run are not here, or what is stored is damaged.
     """
-    tuning = tuning or TUNING[run.experiment.scale]
+    tuning = tuning or tuning_of(run.experiment)
     thetas = (0.0,) if arm == "dense" else tuple(thetas or THETAS[run.experiment.scale])
     options = {"arm": arm, "encoder": encoder, "thetas": list(thetas), "tuning": asdict(tuning)}
     where = "all" if encoder is None else f"{encoder}"
