@@ -190,3 +190,8 @@ def test_latency_of_pruned_networks_is_kept_with_the_run(run: Run, monkeypatch: 
     assert table[table.form == "dense"].ratio.tolist() == found["noise"][:, 0].tolist()
     chosen = table[(table.form == "blocks") & (table.theta == 0.7) & (table.batch == 3)].iloc[0]
     assert chosen[["ratio", "low", "high"]].tolist() == found["ratio"][1, 1, 1].tolist()
+    figure = plots.latency(table)
+    assert [axis.get_title() for axis in figure.axes] == ["1 image at a time", "3 images at a time"]
+    assert len(figure.axes[1].containers) == len(removal.FORMS)
+    blocks = figure.axes[1].containers[0].lines[0].get_ydata()
+    np.testing.assert_array_equal(blocks, found["ratio"][1, removal.FORMS.index("blocks"), :, 0])

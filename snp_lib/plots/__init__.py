@@ -3,7 +3,7 @@
 from snp_lib.plots.claims import ladder, verdict_table
 from snp_lib.plots.heads import ablation_accuracy, correlations
 from snp_lib.plots.matrices import claim_maps, cluster_order, matrix_pixels, matrix_triptych
-from snp_lib.plots.pruning import masks, pareto, removal
+from snp_lib.plots.pruning import latency, masks, pareto, removal
 from snp_lib.plots.sites import (
     against_chance,
     along_blocks,
@@ -31,6 +31,7 @@ __all__ = [
     "correlations",
     "histograms",
     "ladder",
+    "latency",
     "masks",
     "matrix_pixels",
     "matrix_triptych",

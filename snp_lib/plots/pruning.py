@@ -19,6 +19,8 @@ ARM_LOOKS = {
     "fresh": ("ANDC mask, fresh weights", COLORS["block"], "D:"),
 }
 
+FORM_LOOKS = {"blocks": ("one product per block", COLORS["ff_hidden"]), "compact": ("dead units removed", COLORS["ff"])}
+
 
 def pareto(table: pd.DataFrame, columns: dict[str, str]) -> Figure:
     """One panel per column: accuracy against the share of weights kept, one line per arm; mean over seeds ± one standard deviation.
@@ -66,4 +68,29 @@ def removal(table: pd.DataFrame, forms: dict[str, tuple[str, str]], *, xlabel: s
     axis.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, None))
     axis.set_ylim(bottom=0)
     legend(figure, axis, columns=2)
+    return figure
+
+
+def latency(table: pd.DataFrame) -> Figure:
+    """One panel per batch size: time relative to the dense network against θ, one line per form; mean over seeds ± one standard deviation.
+
+    The grey band is the dense network timed once more, its mean 5th to 95th percentile over rounds.
+
+    Args:
+        table: as :func:`snp_lib.tables.pruned_latency` returns it.
+    """
+    batches = sorted(table.batch.unique())
+    figure, axes = panels(len(batches))
+    for axis, batch in zip(axes, batches, strict=True):
+        here = table[table.batch == batch]
+        noise = here[here.form == "dense"]
+        axis.axhspan(noise.low.mean(), noise.high.mean(), color=CONTROL, alpha=0.25, lw=0, label="dense again")
+        for form, (name, color) in FORM_LOOKS.items():
+            ratio = here[here.form == form].groupby("theta").ratio
+            axis.errorbar(ratio.mean().index, ratio.mean(), ratio.std(ddof=1).fillna(0), fmt="o-", color=color, ms=4, lw=1.5, label=name)
+        axis.axhline(1, color="black", lw=0.8, ls=":")
+        axis.set(xlabel="threshold θ", ylabel="time, dense = 1")
+        axis.set_title(f"{batch} image{'s' if batch > 1 else ''} at a time", fontsize=11)
+        axis.set_ylim(bottom=0)
+    legend(figure, axes[0], columns=3)
     return figure
