@@ -99,7 +99,7 @@ def tuning_of(experiment: Experiment) -> FineTuning:
     return (FLOWERS_TUNING if experiment.dataset.startswith("flowers102") else TUNING)[experiment.scale]
 
 
-def masks_of(run: Run, arm: Arm, theta: float, model: CCT, *, encoder: int | None = None) -> Masks:
+def masks_of(run: Run, arm: Arm, theta: float, model: CCT, *, encoder: int | None = None, classifier: bool = True) -> Masks:
     """The masks of an arm on a run: those of ANDC at θ, or a control with as many weights in every layer.
 
     Everything is decided on the training split. ``fresh`` has the masks of ANDC (on weights drawn anew), ``dense`` none.
@@ -107,6 +107,7 @@ def masks_of(run: Run, arm: Arm, theta: float, model: CCT, *, encoder: int | Non
     Args:
         model: the network of the run; only ``magnitude`` looks at its weights.
         encoder: the only one pruned, counted from 1, and with the last one the classifier; None: all and the classifier.
+        classifier: whether the classifier is pruned with the last encoder.
 
     Raises:
         ValueError: unknown arm or encoder.
@@ -117,7 +118,7 @@ def masks_of(run: Run, arm: Arm, theta: float, model: CCT, *, encoder: int | Non
         return {}
     sets = _sets(run, theta)
     encoders = None if encoder is None else [encoder]
-    method = andc(sets, model, encoders=encoders, classifier=encoder in (None, model.config.depth))
+    method = andc(sets, model, encoders=encoders, classifier=classifier and encoder in (None, model.config.depth))
     seed = run.experiment.seed
     if arm == "random clusters":
         return random_clusters(sets, model, method, seed=seed)
@@ -131,6 +132,7 @@ def pruning(
     arm: Arm,
     *,
     encoder: int | None = None,
+    classifier: bool = True,
     thetas: Sequence[float] | None = None,
     tuning: FineTuning | None = None,
     device: str = "auto",
@@ -143,7 +145,7 @@ def pruning(
     arm; ``fresh`` starts there from weights drawn anew, ``dense`` is the intact network under the same fine-tuning.
 
     Args:
-        encoder: as for :func:`masks_of`.
+        encoder, classifier: as for :func:`masks_of`.
         thetas: thresholds of the diagonal sets, which set the density; ``dense`` has one result for all. None: those of
             the scale, see ``THETAS``.
         tuning: None: see :func:`tuning_of`.
@@ -161,20 +163,29 @@ def pruning(
     thetas = (0.0,) if arm == "dense" else tuple(thetas or THETAS[run.experiment.scale])
     options = {"arm": arm, "encoder": encoder, "thetas": list(thetas), "tuning": asdict(tuning)}
     where = "all" if encoder is None else f"{encoder}"
+    if not classifier:  # a new option changes nothing that was measured without it
+        options["classifier"], where = False, f"{where}-ff"
     name = f"pruning-{where}-{arm.replace(' ', '-')}-{tuning.epochs}"
-    compute = functools.partial(_prune, run, arm, encoder, thetas, tuning, device, progress)
+    compute = functools.partial(_prune, run, arm, encoder, classifier, thetas, tuning, device, progress)
     return derived(run, name, options, compute, refresh=refresh)
 
 
 def _prune(
-    run: Run, arm: Arm, encoder: int | None, thetas: Sequence[float], tuning: FineTuning, device: str, progress: bool
+    run: Run,
+    arm: Arm,
+    encoder: int | None,
+    classifier: bool,
+    thetas: Sequence[float],
+    tuning: FineTuning,
+    device: str,
+    progress: bool,
 ) -> Mapping[str, Any]:
     place = making.choose_device(device)
     dataset = data.load(run.experiment.dataset, size=run.experiment.dataset_size, progress=progress)
     model, start = run.transformer().to(place), encoder or 1
     if not 1 <= start <= model.config.depth:
         raise ValueError(f"no encoder {encoder} to prune: this model has encoders 1 to {model.config.depth}")
-    masks = {f"{theta:g}": masks_of(run, arm, theta, model, encoder=encoder) for theta in thetas}
+    masks = {f"{theta:g}": masks_of(run, arm, theta, model, encoder=encoder, classifier=classifier) for theta in thetas}
     begin = _fresh_behind(run, model, start) if arm == "fresh" else model
     networks = {name: prune(begin, each) for name, each in masks.items()}
     bfloat16 = uses_bfloat16(run.experiment.recipe.precision, place)

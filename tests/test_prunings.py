@@ -55,6 +55,9 @@ def test_arms_keep_as_many_weights_of_the_same_layers(run: Run, encoder: int | N
     assert kept.pop("dense") == {}
     assert len({str(found) for found in kept.values()}) == 1
     assert ("classifier.weight" in kept["andc"]) == (encoder != 1)  # its inputs are the nodes of the last encoder
+    spared = masks_of(run, "andc", 0.4, model, encoder=encoder, classifier=False)
+    everything = masks_of(run, "andc", 0.4, model, encoder=encoder)
+    assert same(spared, {name: mask for name, mask in everything.items() if name != "classifier.weight"})
     assert same(masks_of(run, "fresh", 0.4, model), masks_of(run, "andc", 0.4, model))
     assert not same(masks_of(run, "shuffled", 0.4, model), masks_of(run, "andc", 0.4, model))
 
@@ -131,6 +134,9 @@ def results(*rows: tuple[int, str, float, float, float]) -> pd.DataFrame:
 def test_tables_gather_what_was_measured(run: Run) -> None:
     table = tables.pruned([run], arms=("dense", "andc"), thetas=THETAS, tuning=UNTUNED, device="cpu")
     arrays = pruning(run, "andc", thetas=THETAS, tuning=UNTUNED, device="cpu", progress=False)
+    spared = tables.pruned([run], arms=("andc",), classifier=False, thetas=THETAS, tuning=UNTUNED, device="cpu")
+    assert (spared.density.to_numpy() != arrays["total"]).all()
+    assert spared.before.iloc[-1] > arrays["before"][-1, 0]  # with its classifier whole it keeps more of its accuracy
     method = table[table.arm == "andc"]
     assert method.theta.tolist() == list(THETAS)
     assert method.density.tolist() == arrays["total"].tolist()

@@ -20,6 +20,7 @@ def pruned(
     *,
     arms: Sequence[prunings.Arm] = prunings.ARMS,
     encoder: int | None = None,
+    classifier: bool = True,
     thetas: Sequence[float] | None = None,
     tuning: prunings.FineTuning | None = None,
     device: str = "auto",
@@ -34,7 +35,7 @@ def pruned(
     rows = []
     for run in runs:
         for arm in arms:
-            arrays = prunings.pruning(run, arm, encoder=encoder, thetas=thetas, tuning=tuning, device=device)
+            arrays = prunings.pruning(run, arm, encoder=encoder, classifier=classifier, thetas=thetas, tuning=tuning, device=device)
             for t, theta in enumerate(arrays["thetas"]):
                 row: dict[str, Any] = {"seed": run.experiment.seed, "arm": arm, "theta": theta, "density": arrays["total"][t]}
                 if arm == "dense":
