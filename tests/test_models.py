@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from vit_pytorch import cct as public_cct
 
+from snp_lib.latency import count_macs
 from snp_lib.models import CCT, CCTConfig, create_model
 from snp_lib.models.cct import sequence_pool, sinusoidal_table
+from snp_lib.models.fronts import FORMS, Form
 
 Module = TypeVar("Module", bound=torch.nn.Module)
 SMALL: dict[str, Any] = {"image_size": 16, "embed_dim": 24, "num_heads": 3, "num_classes": 7}
@@ -286,3 +288,65 @@ def test_wrong_calls_are_refused() -> None:
         model(images(), sites=["block9"])
     with pytest.raises(ValueError, match="expected images of 16 pixels"):
         model(images(size=20))
+
+
+def by_hand(form: str, tokens: Tensor, weights: list[Tensor]) -> Tensor:
+    """One layer of a front, normalised by the statistics of fresh batch norms: 0 and 1, with their ε."""
+    n, t, d = tokens.shape
+    side = math.isqrt(t)
+    grid = torch.stack([tokens[:, i].reshape(n, d) for i in range(t)], dim=-1).reshape(n, d, side, side)
+
+    def normal(x: Tensor) -> Tensor:
+        return F.gelu(x / math.sqrt(1 + 1e-5))
+
+    if form == "full":
+        grid = normal(F.conv2d(grid, weights[0], padding=1))
+    elif form == "narrow":
+        grid = normal(F.conv2d(normal(F.conv2d(normal(F.conv2d(grid, weights[0])), weights[1], padding=1)), weights[2]))
+    else:
+        grid = normal(F.conv2d(F.conv2d(grid, weights[0], padding=1, groups=d), weights[1]))
+    return torch.stack([grid[:, :, i // side, i % side] for i in range(t)], dim=1)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_convolutions_stand_between_the_positions_and_the_first_encoder(form: Form) -> None:
+    model, plain = small(front=form, front_layers=2), small()
+    plain.load_state_dict({name: tensor for name, tensor in model.state_dict().items() if not name.startswith("front.")})
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.ones_(module.weight)
+            torch.nn.init.zeros_(module.bias)
+    x = images()
+    weights = [m.weight for m in model.modules() if isinstance(m, torch.nn.Conv2d)][1:]  # the first is the tokeniser's
+    with torch.no_grad():
+        tokens = plain.embed(x)
+        for layer in (weights[: len(weights) // 2], weights[len(weights) // 2 :]):
+            tokens = by_hand(form, tokens, layer)
+        torch.testing.assert_close(model.embed(x), tokens)
+        torch.testing.assert_close(model(x), plain.behind(tokens, 1))
+        torch.testing.assert_close(model.behind(model.before(x, 2), 2), model(x))
+    assert list(model.sites) == list(plain.sites)
+
+
+def test_what_a_front_costs() -> None:
+    """Figures of the module's docstring, in millions of multiply-accumulates of CCT-7/3x1."""
+
+    def cost(**options: Any) -> float:
+        return count_macs(create_model("cct_7_3x1", num_classes=100, **options)) / 1e6
+
+    whole, width = cost(), 256
+    encoder = whole - cost(depth=6)
+    assert encoder == pytest.approx(168, abs=0.5)
+    assert cost(front="full") - whole == pytest.approx(256 * 9 * width * width / 1e6)
+    assert cost(front="full") - whole == pytest.approx(151, abs=0.5)
+    assert cost(front="narrow", front_layers=2) - whole == pytest.approx(2 * 256 * (2 * width * 64 + 9 * 64 * 64) / 1e6)
+    assert cost(front="separable", front_layers=3) - whole == pytest.approx(3 * 256 * (9 * width + width * width) / 1e6)
+
+
+def test_fronts_that_make_no_sense_are_refused() -> None:
+    with unchecked(), pytest.raises(ValueError, match="front must be one of full, narrow, separable, got 'deep'"):
+        small(front="deep")
+    with pytest.raises(ValueError, match="front_layers must be at least 1"):
+        small(front="full", front_layers=0)
+    with pytest.raises(ValueError, match="a width that 4 divides, got 27"):
+        small(front="narrow", embed_dim=27)

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from snp_lib.models.fronts import Form, Front
+
 BlockOrder = Literal["released", "prenorm"]
 PositionalEmbedding = Literal["learned", "sinusoidal", "none"]
 
@@ -45,6 +47,8 @@ class CCTConfig:
     dropout: float = 0.0
     attention_dropout: float = 0.1
     stochastic_depth: float = 0.1  # drop rate of the last encoder; grows linearly from 0 at the first
+    front: Form | None = None  # convolutions between the positions and the first encoder, see snp_lib.models.fronts
+    front_layers: int = 1
 
     def __post_init__(self) -> None:
         for name in [
@@ -194,6 +198,7 @@ class CCT(nn.Module):
         elif cfg.positional_embedding == "sinusoidal":
             self.register_buffer("positions", sinusoidal_table(cfg.num_tokens, cfg.embed_dim), persistent=False)
         self.dropout = nn.Dropout(cfg.dropout)
+        self.front = Front(cfg.front, cfg.front_layers, cfg.embed_dim) if cfg.front else None
         rates = [cfg.stochastic_depth * b / max(1, cfg.depth - 1) for b in range(cfg.depth)]
         self.encoders = nn.ModuleList(Encoder(cfg, rate) for rate in rates)
         self.norm = nn.LayerNorm(cfg.embed_dim)
@@ -231,7 +236,7 @@ class CCT(nn.Module):
         if self.config.positional_embedding != "none":
             tokens = tokens + self.positions
         dropped: Tensor = self.dropout(tokens)
-        return dropped
+        return self.front(dropped) if self.front is not None else dropped
 
     def before(self, x: Float[Tensor, "n c s s"], encoder: int) -> Float[Tensor, "n t d"]:
         """Images to the tokens that an encoder reads, counted from 1."""

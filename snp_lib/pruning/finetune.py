@@ -130,6 +130,6 @@ def shared_logits(
 
 
 def parameters_before(model: CCT, encoder: int) -> dict[str, Tensor]:
-    """Those of the tokeniser, the positions and the encoders before this one."""
-    before = ("tokenizer.", "positions", *(f"encoders.{b}." for b in range(encoder - 1)))
+    """Those of the tokeniser, the positions, the convolutions behind them and the encoders before this one."""
+    before = ("tokenizer.", "positions", "front.", *(f"encoders.{b}." for b in range(encoder - 1)))
     return {name: cast(Tensor, parameter) for name, parameter in model.named_parameters() if name.startswith(before)}
