@@ -14,6 +14,7 @@ from snp_lib.elsewhere import ELSEWHERE
 from snp_lib.performance.readout import ReadoutRecipe
 from snp_lib.training.recipe import Recipe
 from snp_lib.training.recipes import CCT_300
+from snp_lib.variants import variants
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -199,6 +200,7 @@ CATALOGUE: dict[str, Entry] = {
         expected=dict.fromkeys(SCALES, "not yet measured"),
     ),
     **ELSEWHERE,
+    **variants(cct),
 }
 
 SETS: dict[str, tuple[tuple[str, int], ...]] = {

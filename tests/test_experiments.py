@@ -99,5 +99,7 @@ def test_what_the_hash_takes_for_granted_has_not_changed() -> None:
         "dropout": 0.0,
         "attention_dropout": 0.1,
         "stochastic_depth": 0.1,
+        "front": None,
+        "front_layers": 1,
     }
     assert CCT_SIZES[7] == (256, 4, 2.0)

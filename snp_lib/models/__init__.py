@@ -9,14 +9,15 @@ from typing import Any
 from snp_lib.models.cct import CCT, CCTConfig
 from snp_lib.models.extracted import Extracted, ResNetConfig, ViTConfig
 
-__all__ = ["CCT", "CCTConfig", "Extracted", "Network", "ResNetConfig", "ViTConfig", "create_model"]
+__all__ = ["CCT", "CCTConfig", "Extracted", "Network", "ResNetConfig", "ViTConfig", "configuration", "create_model"]
 
+Config = CCTConfig | ViTConfig | ResNetConfig
 Network = CCT | Extracted
 """What :func:`create_model` returns: ``model(x)`` → logits, ``model(x, sites=[…])`` → (logits, features), ``model.sites``."""
 
 # L → (width, heads, mlp_ratio), section 4 of the CCT paper and the released code
 CCT_SIZES = {2: (128, 2, 1.0), 4: (128, 2, 1.0), 6: (256, 4, 2.0), 7: (256, 4, 2.0), 14: (384, 6, 3.0)}
-_NAMES: dict[type[CCTConfig | ViTConfig | ResNetConfig], tuple[re.Pattern[str], tuple[str, ...]]] = {
+_NAMES: dict[type[Config], tuple[re.Pattern[str], tuple[str, ...]]] = {
     CCTConfig: (re.compile(r"cct_([1-9]\d*)_([1-9]\d*)x([1-9]\d*)"), ("depth", "kernel_size", "num_convs")),
     ViTConfig: (re.compile(r"vit_([1-9]\d*)_p([1-9]\d*)"), ("depth", "patch_size")),
     ResNetConfig: (re.compile(r"resnet([1-9]\d*)"), ("layers",)),
@@ -42,6 +43,12 @@ def create_model(name: str, *, num_classes: int, **options: Any) -> Network:
         ValueError: unknown name or invalid value.
         TypeError: unknown option.
     """
+    config = configuration(name, num_classes=num_classes, **options)
+    return CCT(config) if isinstance(config, CCTConfig) else Extracted(config)
+
+
+def configuration(name: str, *, num_classes: int, **options: Any) -> Config:
+    """The shape of the network that :func:`create_model` builds; arguments and errors are the same."""
     found = [
         (config, zip(parts, match.groups(), strict=True))
         for config, (pattern, parts) in _NAMES.items()
@@ -61,5 +68,4 @@ def create_model(name: str, *, num_classes: int, **options: Any) -> Network:
         embed_dim, num_heads, mlp_ratio = CCT_SIZES.get(given["depth"], CCT_SIZES[7])
         given |= {"embed_dim": embed_dim, "num_heads": num_heads, "mlp_ratio": mlp_ratio}
         given["image_size"] = 32 if given["kernel_size"] == 3 else 224
-    chosen = config(num_classes=num_classes, **(given | options))
-    return CCT(chosen) if isinstance(chosen, CCTConfig) else Extracted(chosen)
+    return config(num_classes=num_classes, **(given | options))

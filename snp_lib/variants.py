@@ -1,0 +1,89 @@
+"""The experiments of paper B: the compact transformer with other heads, and with convolutions in place of its first encoders."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from snp_lib.definition import Entry, Experiment, Scale
+from snp_lib.models import CCTConfig, configuration
+
+HEADS: dict[Scale, tuple[int, ...]] = {"smoke": (2, 8), "small": (2, 8, 16, 32), "paper": (8, 16, 32, 64, 128)}
+"""Numbers of heads besides the four of ``cct``, at the same width: more heads are narrower."""
+
+WIDE: dict[Scale, tuple[int, ...]] = {"smoke": (2,), "small": (2, 8), "paper": (2, 8)}
+"""The control: numbers of heads as wide as those of ``cct``, so that the network is as many times wider."""
+
+REPLACED: dict[Scale, tuple[int, ...]] = {"smoke": (1,), "small": (1,), "paper": (1, 2, 3)}
+"""Encoders that are left out at the front; ``cct`` has them all."""
+
+FRONTS: dict[str, dict[str, Any]] = {
+    "": {},
+    "-full1": {"front": "full", "front_layers": 1},
+    "-narrow2": {"front": "narrow", "front_layers": 2},
+    "-separable2": {"front": "separable", "front_layers": 2},
+}
+"""What stands in their place, by the end of the name; nothing is the control, the same depth cut without convolutions."""
+
+Build = Callable[[Scale, int], Experiment]
+
+
+def with_heads(base: Experiment, heads: int, *, wide: bool = False) -> Experiment:
+    """An experiment with another number of heads, of the same width altogether or, ``wide``, of the same width each."""
+    shape = _shape(base)
+    options = {"num_heads": heads} | ({"embed_dim": shape.embed_dim // shape.num_heads * heads} if wide else {})
+    return base.vary(f"{base.name}-h{heads}{'-wide' if wide else ''}", model_options=base.model_options | options)
+
+
+def without_first(base: Experiment, encoders: int, front: str = "") -> Experiment:
+    """An experiment without its first encoders, and with one of ``FRONTS`` in their place.
+
+    Raises:
+        ValueError: no encoder would be left.
+    """
+    shape = _shape(base)
+    if not 1 <= encoders < shape.depth:
+        raise ValueError(f"{base.model} has {shape.depth} encoders: between 1 and {shape.depth - 1} can go, not {encoders}")
+    kept = {name: getattr(shape, name) for name in ("embed_dim", "num_heads", "mlp_ratio")}  # other depths have other defaults
+    return base.vary(
+        f"{base.name}-k{encoders}{front}",
+        model=base.model.replace(f"_{shape.depth}_", f"_{shape.depth - encoders}_"),
+        model_options=base.model_options | kept | FRONTS[front],
+    )
+
+
+def variants(base: Build) -> dict[str, Entry]:
+    """The catalogue's entries for all variants of an experiment."""
+    found: dict[str, Entry] = {}
+
+    def add(change: Callable[[Experiment], Experiment], scales: list[Scale], summary: str) -> None:
+        name = change(base(scales[0], 0)).name
+        unknown: dict[Scale, str] = dict.fromkeys(scales, "not yet measured")
+        cost: dict[Scale, str] = dict.fromkeys(scales, "as cct")
+        found[name] = Entry(build=lambda scale, seed: change(base(scale, seed)), summary=summary, cost=cost, expected=unknown)
+
+    for count in _counts(HEADS):
+        add(functools.partial(with_heads, heads=count), _scales(HEADS, count), f"cct with {count} heads")
+    for count in _counts(WIDE):
+        add(functools.partial(with_heads, heads=count, wide=True), _scales(WIDE, count), f"cct with {count} heads, each as wide as its own")
+    for count in _counts(REPLACED):
+        for front, options in FRONTS.items():
+            what = f"{options['front_layers']} × {options['front']} convolution" if front else "nothing"
+            change = functools.partial(without_first, encoders=count, front=front)
+            add(change, _scales(REPLACED, count), f"cct, {what} in place of the first {count} encoder{'s' if count > 1 else ''}")
+    return found
+
+
+def _counts(table: dict[Scale, tuple[int, ...]]) -> list[int]:
+    return sorted({count for counts in table.values() for count in counts})
+
+
+def _scales(table: dict[Scale, tuple[int, ...]], count: int) -> list[Scale]:
+    return [scale for scale, counts in table.items() if count in counts]
+
+
+def _shape(base: Experiment) -> CCTConfig:
+    config = configuration(base.model, num_classes=1, **base.model_options)
+    assert isinstance(config, CCTConfig)  # variants are those of compact transformers
+    return config
