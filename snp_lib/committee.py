@@ -121,9 +121,10 @@ def error_correlation(logits: Float[np.ndarray, "member image label"], labels: I
 
 
 def calibration_error(probability: Float[np.ndarray, "image label"], labels: Int[np.ndarray, " image"], bins: int = 15) -> float:
-    """Expected calibration error: |accuracy − mean confidence| of bins of equal width, weighted by images (Guo et al., 2017).
+    """Expected calibration error: how far accuracy and mean confidence lie apart in bins of equal width, weighted by images.
 
-    Confidence is the largest probability; bins are open on the left and closed on the right.
+    Source: Guo et al., "On calibration of modern neural networks", arXiv:1706.04599. Confidence is the largest
+    probability; bins are open on the left and closed on the right.
 
     Raises:
         ValueError: fewer than one bin, or no image.

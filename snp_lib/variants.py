@@ -13,7 +13,7 @@ HEADS: dict[Scale, tuple[int, ...]] = {"smoke": (2, 8), "small": (2, 8, 16, 32),
 """Numbers of heads besides the four of ``cct``, at the same width: more heads are narrower."""
 
 WIDE: dict[Scale, tuple[int, ...]] = {"smoke": (2,), "small": (2, 8), "paper": (2, 8)}
-"""The control: numbers of heads as wide as those of ``cct``, so that the network is as many times wider."""
+"""As a control, numbers of heads as wide as those of ``cct``, so that the width of the network grows with them."""
 
 REPLACED: dict[Scale, tuple[int, ...]] = {"smoke": (1,), "small": (1,), "paper": (1, 2, 3)}
 """Encoders that are left out at the front; ``cct`` has them all."""
