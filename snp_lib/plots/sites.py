@@ -27,8 +27,15 @@ def training_curves(history: pd.DataFrame) -> Figure:
     return figure
 
 
-def along_blocks(table: pd.DataFrame, statistics: dict[str, str], *, kinds: Sequence[str], control: pd.DataFrame | None = None) -> Figure:
-    """One panel per statistic against the encoder; mean over seeds, band ± one standard deviation, grey the control."""
+def along_blocks(
+    table: pd.DataFrame,
+    statistics: dict[str, str],
+    *,
+    kinds: Sequence[str],
+    control: pd.DataFrame | None = None,
+    blocks: str = "encoder",
+) -> Figure:
+    """One panel per statistic along the blocks; mean over seeds, band ± one standard deviation, grey the control."""
     figure, axes = panels(len(statistics))
     for axis, (column, label) in zip(axes, statistics.items(), strict=True):
         for kind in kinds:
@@ -38,7 +45,7 @@ def along_blocks(table: pd.DataFrame, statistics: dict[str, str], *, kinds: Sequ
                 break
             name = "control: outputs shuffled" if kind == kinds[0] else "_"  # one entry in the legend
             band(axis, control[control.kind == kind], "block", column, CONTROL, name, "s:")
-        axis.set(xlabel="encoder", ylabel=label, xticks=sorted(table.block.unique()))
+        axis.set(xlabel=blocks, ylabel=label, xticks=sorted(table.block.unique()))
         axis.set_ylim(bottom=0)
     legend(figure, axes[0], columns=1)
     return figure
@@ -116,9 +123,9 @@ def along_blocks_at_stages(table: pd.DataFrame, y: str, *, kinds: Sequence[str],
     return figure
 
 
-def trained_and_untrained(table: pd.DataFrame, statistics: dict[str, str], *, kinds: Sequence[str]) -> Figure:
+def trained_and_untrained(table: pd.DataFrame, statistics: dict[str, str], *, kinds: Sequence[str], blocks: str = "encoder") -> Figure:
     """A row of panels per statistic, a column per kind of site: the last epoch of the table in colour, the first in grey."""
-    size = (1.75 * len(kinds) + 0.7, 2.1 * len(statistics) + 0.7)
+    size = (max(1.75 * len(kinds) + 0.7, 4.2), 2.1 * len(statistics) + 0.7)
     figure, axes = plt.subplots(len(statistics), len(kinds), figsize=size, layout="constrained", squeeze=False, sharex=True, sharey="row")
     for row, (column, label) in zip(axes, statistics.items(), strict=True):
         for axis, kind in zip(row, kinds, strict=True):
@@ -131,7 +138,7 @@ def trained_and_untrained(table: pd.DataFrame, statistics: dict[str, str], *, ki
     for axis, kind in zip(axes[0], kinds, strict=True):
         axis.set_title(kind, fontsize=12)
     for axis in axes[-1]:
-        axis.set_xlabel("encoder")
+        axis.set_xlabel(blocks)
     style_legend(figure, {"trained (in colour)": "o-", "untrained (grey)": "s:"})
     return figure
 
