@@ -70,6 +70,9 @@ class Reported:
     verdict: Verdict | None
     settings: dict[str, float] = field(default_factory=dict)
 
+    def _ipython_display_(self) -> None:
+        """Nothing: a cell that ends with a report shows the line it printed, and no more."""
+
 
 def half_width(values: Sequence[float]) -> float:
     """Half of the 95 % confidence interval of the mean (Student's t); infinite for fewer than two values."""

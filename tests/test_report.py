@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import yaml
+from IPython.core.formatters import DisplayFormatter
 
 from snp_lib import reporting
 from snp_lib.experiments import get
-from snp_lib.reporting import Claim, ReportError, half_width, load_claims, report
+from snp_lib.reporting import Claim, Reported, ReportError, half_width, load_claims, report
 from snp_lib.store import Run
 
 CLAIM: dict[str, Any] = {
@@ -217,3 +218,10 @@ def test_a_number_measured_with_another_setting_is_not_compared(book: Path, monk
     assert report("number", 5.0, 0.1, runs=runs(0), settings={"theta": 0.4}).mean == 5.0
     with pytest.raises(ReportError, match="tolerance"):
         report("number", 5.0, 0.1, runs=runs(0), settings={"theta": 0.3})
+
+
+def test_a_cell_that_ends_with_a_report_shows_its_line_alone() -> None:
+    number = Reported(name="x", mean=1.0, sd=None, n=1, tol=0.1, seeds=[0], scale="small", experiment="cct", record="", verdict=None)
+    shown = DisplayFormatter()
+    assert shown.format(number) == ({}, {})
+    assert shown.format(1.0)[0] == {"text/plain": "1.0"}
