@@ -84,7 +84,10 @@ def make(
     if team.rank() == 0:
         metrics = _measure(model, experiment, dataset, folder, deadline, progress)
         manifest = _manifest(experiment, dataset, device, history) | {"code": code, "metrics": metrics}
-        manifest |= {"sites": model.sites, "num_heads": model.config.num_heads}
+        manifest |= {
+            "sites": {site: model.sites[site] for site in experiment.readout.chosen(model.sites)},
+            "num_heads": model.config.num_heads,
+        }
         manifest["files"] = {name: sha256(folder / name) for name in files_of(experiment.describe())}
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     return folder
@@ -134,7 +137,7 @@ def read_out(
     deadline: float = math.inf,
     progress: bool = True,
 ) -> tuple[dict[str, Readout], dict[str, Measurement]]:
-    """Readouts of every site, trained on the frozen network, and what they measure on each split.
+    """Readouts of the sites that the recipe chooses, trained on the frozen network, and what they measure on each split.
 
     Args:
         recipe: of the readouts; default: the experiment's own.
@@ -142,7 +145,8 @@ def read_out(
     Raises:
         Stopped: the deadline passed or SIGTERM came; readouts start again next time.
     """
-    sites, recipe = list(model.sites), recipe or experiment.readout
+    recipe = recipe or experiment.readout
+    sites = recipe.chosen(model.sites)
     readouts = train_readouts(model, dataset, sites, recipe, experiment.recipe, seed=experiment.seed, deadline=deadline, progress=progress)
     normalize = make_normalize(experiment.recipe, dataset.train.images.to(next(model.parameters()).device))
     measured = {

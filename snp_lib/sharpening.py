@@ -10,9 +10,10 @@ import pandas as pd
 
 from snp_lib import stages
 from snp_lib.derived import Arrays
+from snp_lib.models.sites import split_site
 from snp_lib.performance import THETA, Pooling
 from snp_lib.store import Run
-from snp_lib.tables import site_statistics, split_site
+from snp_lib.tables import site_statistics
 
 READOUTS: dict[str, Pooling | None] = {"sequence pooling": None, "mean pooling": "mean", "flattened": "flat"}
 """Readouts by the name that tables give them; the first is that of the runs."""

@@ -15,7 +15,7 @@ from snp_lib import data, making
 from snp_lib.derived import Arrays, derived
 from snp_lib.performance import Pooling, SilencedFirst, Summary, group_units, jaccard, measure, summarize, unit_matrices
 from snp_lib.performance.readout import Readout, TokenReadout
-from snp_lib.store import Run
+from snp_lib.store import Run, Unit
 from snp_lib.training import accuracy
 from snp_lib.training.augmentation import make_normalize
 
@@ -24,7 +24,14 @@ STATISTICS = ("labels", "cluster_size", "clusters", "noise", "signal", "internal
 
 
 def stage(
-    run: Run, epoch: int, pooling: Pooling | None = None, *, device: str = "auto", refresh: bool = False, progress: bool = True
+    run: Run,
+    epoch: int,
+    pooling: Pooling | None = None,
+    *,
+    unit: Unit = "node",
+    device: str = "auto",
+    refresh: bool = False,
+    progress: bool = True,
 ) -> Arrays:
     """Readouts trained on the network as it was after ``epoch`` epochs, and what its nodes and heads recognise then.
 
@@ -32,11 +39,12 @@ def stage(
 
     Args:
         pooling: of other readouts than the run's own, see :class:`snp_lib.performance.ReadoutRecipe`.
+        unit: ``head`` measures the heads in place of the nodes, and reads the ``mha`` sites alone.
 
     Returns:
         Arrays by name. ``thetas`` (θ,); ``accuracy`` (1,) of the network and ``readout_accuracy`` (site,), in [0, 1];
         ``statistics`` (site, θ, statistic), in the order of ``STATISTICS`` and of the run's sites; for every
-        ``mha`` site ``sets/SITE`` (θ, node, ⌈label/8⌉), the diagonal sets as packed bits, see :func:`diagonal_sets_at`.
+        ``mha`` site ``sets/SITE`` (θ, unit, ⌈label/8⌉), the diagonal sets as packed bits, see :func:`diagonal_sets_at`.
 
     Raises:
         StoreError: the run has no snapshot of that epoch, or its weights are not here.
@@ -45,7 +53,9 @@ def stage(
     name = f"stage-{epoch:03d}"
     if pooling is not None:
         options["pooling"], name = pooling, f"{name}-{pooling}"
-    compute = functools.partial(_measure_stage, run, epoch, pooling, device, progress)
+    if unit == "head":  # a new option changes nothing that was measured without it
+        options["unit"], name = unit, f"{name}-heads"
+    compute = functools.partial(_measure_stage, run, epoch, pooling, unit, device, progress)
     return derived(run, name, options, compute, refresh=refresh)
 
 
@@ -87,19 +97,23 @@ def stages(run: Run) -> list[int]:
     return sorted({0, *(run.experiment.snapshots or ()), run.experiment.recipe.epochs})
 
 
-def _measure_stage(run: Run, epoch: int, pooling: Pooling | None, device: str, progress: bool) -> Arrays:
+def _measure_stage(run: Run, epoch: int, pooling: Pooling | None, unit: Unit, device: str, progress: bool) -> Arrays:
     dataset = data.load(run.experiment.dataset, size=run.experiment.dataset_size, progress=progress)
     model = run.network(None if epoch == run.experiment.recipe.epochs else epoch).to(making.choose_device(device))
     recipe = run.experiment.readout if pooling is None else replace(run.experiment.readout, pooling=pooling)
+    if unit == "head":
+        recipe = replace(recipe, kinds=("mha",))
+    sites = recipe.chosen(run.sites)
     readouts, measured = making.read_out(model, run.experiment, dataset, ("test",), recipe, progress=progress)
     found, rows, arrays = measured["test"], [], {"thetas": np.array(THETAS)}
-    for site, nodes in run.sites.items():
-        summaries = _summaries(found.class_means[site], readouts[site], nodes)
+    for site in sites:
+        units = run.manifest["num_heads"] if unit == "head" else run.sites[site]
+        summaries = _summaries(found.class_means[site], readouts[site], units)
         rows.append(_statistics(summaries))
         if site.endswith(".mha"):
             arrays[f"sets/{site}"] = np.packbits([summary.diagonal for summary in summaries], axis=-1)
     arrays["statistics"] = np.stack(rows)
-    arrays["readout_accuracy"] = np.array([found.readout_accuracy[site] for site in run.sites])
+    arrays["readout_accuracy"] = np.array([found.readout_accuracy[site] for site in sites])
     arrays["accuracy"] = np.array([accuracy(found.logits, dataset.test.labels)])
     return arrays
 
@@ -130,9 +144,9 @@ def _silence_first(run: Run, device: str, progress: bool) -> Arrays:
     return arrays
 
 
-def _summaries(class_means: Float[Tensor, "label feature"], readout: Readout, nodes: int) -> list[Summary]:
-    """What the nodes of a site recognise at every θ."""
-    means, weight = (group_units(x, nodes) for x in (class_means, readout.linear.weight.detach().cpu()))
+def _summaries(class_means: Float[Tensor, "label feature"], readout: Readout, units: int) -> list[Summary]:
+    """What the units of a site recognise at every θ."""
+    means, weight = (group_units(x, units) for x in (class_means, readout.linear.weight.detach().cpu()))
     matrices = unit_matrices(means, weight).numpy()
     return [summarize(matrices, theta) for theta in THETAS]
 

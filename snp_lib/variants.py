@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from snp_lib.definition import Entry, Experiment, Scale
@@ -26,6 +27,12 @@ FRONTS: dict[str, dict[str, Any]] = {
 }
 """What stands in their place, by the end of the name; nothing is the control, the same depth cut without convolutions."""
 
+HEAD_SITES = ("mha",)
+"""Kinds of sites that are read in a network with other heads."""
+
+NODE_SITES = ("mha", "ff_hidden")
+"""The same behind convolutions."""
+
 Build = Callable[[Scale, int], Experiment]
 
 
@@ -33,7 +40,8 @@ def with_heads(base: Experiment, heads: int, *, wide: bool = False) -> Experimen
     """An experiment with another number of heads, of the same width altogether or, ``wide``, of the same width each."""
     shape = _shape(base)
     options = {"num_heads": heads} | ({"embed_dim": shape.embed_dim // shape.num_heads * heads} if wide else {})
-    return base.vary(f"{base.name}-h{heads}{'-wide' if wide else ''}", model_options=base.model_options | options)
+    name, readout = f"{base.name}-h{heads}{'-wide' if wide else ''}", replace(base.readout, kinds=HEAD_SITES)
+    return base.vary(name, model_options=base.model_options | options, readout=readout, snapshots=None)
 
 
 def without_first(base: Experiment, encoders: int, front: str = "") -> Experiment:
@@ -50,6 +58,8 @@ def without_first(base: Experiment, encoders: int, front: str = "") -> Experimen
         f"{base.name}-k{encoders}{front}",
         model=base.model.replace(f"_{shape.depth}_", f"_{shape.depth - encoders}_"),
         model_options=base.model_options | kept | FRONTS[front],
+        readout=replace(base.readout, kinds=NODE_SITES),
+        snapshots=None,
     )
 
 

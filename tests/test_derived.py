@@ -216,6 +216,30 @@ def test_stages_through_other_readouts_are_measured_by_the_same_rules(staged_run
     assert {path.stem for path in derived.folder(run, "runs").glob("*.npz")} >= {"stage-002", "stage-002-mean", "stage-002-flat"}
 
 
+def test_heads_are_measured_at_a_stage_as_they_are_in_the_run(staged_run: Run, own_records: None) -> None:
+    last = stages.stage(staged_run, 2, unit="head", progress=False)
+    sites = [site for site in staged_run.sites if site.endswith(".mha")]
+    assert last["statistics"].shape == (len(sites), len(stages.THETAS), len(stages.STATISTICS))
+    for s, site in enumerate(sites):
+        assert last["readout_accuracy"][s] == staged_run.metrics["readout_accuracy"][site]  # read alone, as with all others
+        summary = summarize(staged_run.matrices(site, unit="head"), 0.3)
+        assert dict(zip(stages.STATISTICS, last["statistics"][s, 1], strict=True))["labels"] == pytest.approx(
+            summary.labels_per_unit(), abs=0.3
+        )
+        assert (stages.diagonal_sets_at(last, site, 0.3, labels=10) != summary.diagonal).sum() <= 1
+    assert (derived.folder(staged_run, "runs") / "stage-002-heads.npz").exists()
+
+
+def test_a_run_that_reads_heads_alone_keeps_these_sites(own_runs: Path, own_records: None) -> None:
+    some = shortened("heads-alone")
+    run = store.run(replace(some, readout=replace(some.readout, kinds=("mha",))), device="cpu", progress=False)
+    assert list(run.sites) == ["block1.mha", "block2.mha", "block3.mha"] == list(run.metrics["readout_accuracy"])
+    assert set(run.arrays) == {"logits", "labels"} | {
+        f"{kind}/{site}" for kind in ("weight", "means_train", "means_test") for site in run.sites
+    }
+    assert stages.stage(run, 0, progress=False)["statistics"].shape[0] == 3
+
+
 def test_silencing_before_the_pooling_stands_beside_silencing_after_it(staged_run: Run, own_records: None) -> None:
     found = stages.silenced_first(staged_run, progress=False)
     own = stages.stage(staged_run, 2, progress=False)

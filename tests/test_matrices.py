@@ -13,6 +13,7 @@ from torch import Tensor
 from snp_lib.data import Dataset, Split
 from snp_lib.data.augment import Normalize
 from snp_lib.models import CCT, create_model
+from snp_lib.models.sites import split_site
 from snp_lib.performance import Pooling, ReadoutRecipe, group_units, measure, train_readouts, unit_matrices
 from snp_lib.performance.readout import FlatReadout, MeanReadout, Readout, TokenReadout, make_readout
 from snp_lib.training import Recipe
@@ -241,10 +242,26 @@ def test_wrong_calls_are_refused_by_name(network: CCT, few_digits: Dataset) -> N
         group_units(torch.ones(2, 12), 5)
 
 
-@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"batch_size": 0}, {"lr": 0.0}, {"weight_decay": -1.0}, {"pooling": "max"}])
+@pytest.mark.parametrize(
+    "wrong", [{"epochs": 0}, {"batch_size": 0}, {"lr": 0.0}, {"weight_decay": -1.0}, {"pooling": "max"}, {"kinds": ()}]
+)
 def test_readout_recipes_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with unchecked(), pytest.raises(ValueError, match=next(iter(wrong))):
         ReadoutRecipe(**({"epochs": 1, "batch_size": 1} | wrong))
+
+
+def test_site_names_are_taken_apart() -> None:
+    assert split_site("block3.ff_hidden") == (3, "ff_hidden")
+    assert split_site("block12") == (12, "block")
+    assert split_site("stem") == (0, "block")
+
+
+def test_a_recipe_may_read_some_kinds_of_sites_alone(network: CCT) -> None:
+    few = ReadoutRecipe(epochs=1, batch_size=1, kinds=("block", "mha"))
+    assert few.chosen(network.sites) == [site for site in network.sites if site.count(".") == 0 or site.endswith(".mha")]
+    assert ReadoutRecipe(epochs=1, batch_size=1).chosen(network.sites) == list(network.sites)
+    with pytest.raises(ValueError, match="no site of kind 'stem'; there are mha, ff_hidden, ff, block"):
+        replace(few, kinds=("stem",)).chosen(network.sites)
 
 
 def test_means_and_weights_of_other_units_do_not_multiply() -> None:

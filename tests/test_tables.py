@@ -14,7 +14,8 @@ from snp_lib import tables
 from snp_lib.performance import binarize, summarize
 from snp_lib.reporting import Reported, load_claims
 from snp_lib.store import Run
-from snp_lib.tables import readout_accuracy, shuffle_outputs, site_statistics, split_site, training_history
+from snp_lib.tables import readout_accuracy, shuffle_outputs, site_statistics, training_history
+from snp_lib.tables.sites import dealt_heads
 
 
 @pytest.fixture
@@ -52,6 +53,7 @@ def test_site_statistics_are_those_of_each_site(two_runs: list[Run]) -> None:
         "labels_clustered": s.labels_per_unit(clustered_only=True),
         "clusters": s.clusters_per_unit(),
         "cluster_size": s.cluster_size,
+        "unit_clusters": np.mean([len(cluster) == 1 for clusters in s.clusters for cluster in clusters]),
         "noise": s.noise_per_unit(),
         "noise_clustered": s.noise_per_unit(clustered_only=True),
         "unclustered": np.mean([len(clusters) == 0 for clusters in s.clusters]),
@@ -72,6 +74,22 @@ def test_heads_and_the_shuffled_control(two_runs: list[Run]) -> None:
     assert control.noise.iloc[2] == summarize(matrices).noise_per_unit()
 
 
+def test_heads_of_nodes_dealt_anew_have_the_same_nodes_and_other_company(two_runs: list[Run]) -> None:
+    run = two_runs[0]
+    dealt, own, nodes = dealt_heads(run, "block2.mha", seed=3), run.matrices("block2.mha", unit="head"), run.matrices("block2.mha")
+    order = np.random.default_rng(3).permutation(48)
+    for head in range(4):
+        np.testing.assert_allclose(dealt[head], sum(nodes[node] for node in order[12 * head : 12 * head + 12]), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(dealt.sum(0), own.sum(0), rtol=1e-4, atol=1e-4)
+    assert not np.allclose(dealt, own)
+    control = site_statistics(two_runs, kinds=("mha",), unit="head", dealt=True)
+    assert control.noise.tolist() == [
+        summarize(dealt_heads(run, f"block{b}.mha", seed=seed)).noise_per_unit() for seed in (0, 5) for b in (1, 2, 3)
+    ]
+    with pytest.raises(ValueError, match='ask for unit="head"'):
+        site_statistics(two_runs, kinds=("mha",), dealt=True)
+
+
 def test_histories_and_accuracies_in_long_form(two_runs: list[Run]) -> None:
     history = training_history(two_runs)
     assert history[["seed", "epoch"]].to_numpy().tolist() == [[0, 1], [0, 2], [5, 1], [5, 2]]
@@ -79,11 +97,6 @@ def test_histories_and_accuracies_in_long_form(two_runs: list[Run]) -> None:
     assert len(accuracy) == 2 * 12
     chosen = accuracy[(accuracy.seed == 5) & (accuracy.block == 3) & (accuracy.kind == "block")]
     assert chosen.accuracy.tolist() == [two_runs[0].metrics["readout_accuracy"]["block3"]]
-
-
-def test_site_names_are_taken_apart() -> None:
-    assert split_site("block3.ff_hidden") == (3, "ff_hidden")
-    assert split_site("block12") == (12, "block")
 
 
 def test_the_claims_table_keeps_the_order_asked_for_and_every_claim() -> None:

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from snp_lib.models.fronts import Form, Front
+from snp_lib.models.sites import chosen_sites
 
 BlockOrder = Literal["released", "prenorm"]
 PositionalEmbedding = Literal["learned", "sinusoidal", "none"]
@@ -274,14 +275,6 @@ class CCT(nn.Module):
                     features[name] = feature
         logits = self.classify(tokens)
         return (logits, features) if sites is not None else logits
-
-
-def chosen_sites(sites: Sequence[str] | None, known: Iterable[str]) -> list[str]:
-    """The sites asked for, in the order of the forward pass; raises ValueError for an unknown one."""
-    wanted, available = set(sites or ()), list(known)
-    if unknown := sorted(wanted.difference(available)):
-        raise ValueError(f"unknown site {unknown[0]!r}; this model has {', '.join(available)}")
-    return [site for site in available if site in wanted]
 
 
 def sequence_pool(x: Float[Tensor, "n t d"], weight: Float[Tensor, "1 d"], bias: Float[Tensor, " 1"] | None = None) -> Float[Tensor, "n d"]:

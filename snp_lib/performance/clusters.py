@@ -148,6 +148,13 @@ class Summary:
         return float(self.diagonal.sum() / clusters) if clusters else float("nan")
 
     @property
+    def unit_clusters(self) -> float:
+        """Share of clusters that hold a single label (NaN if there are none)."""
+        sizes = self.cluster_sizes
+        clusters = int((sizes > 0).sum())
+        return float((sizes == 1).sum() / clusters) if clusters else float("nan")
+
+    @property
     def signal(self) -> float:
         """``S = Σ_u |D_u| / K``, units that raise the flag of a label, averaged over labels."""
         return float(self.diagonal.sum() / self.diagonal.shape[1])
@@ -178,6 +185,7 @@ class Summary:
             "labels_clustered": self.labels_per_unit(clustered_only=True),
             "clusters": self.clusters_per_unit(),
             "cluster_size": self.cluster_size,
+            "unit_clusters": self.unit_clusters,
             "noise": self.noise_per_unit(),
             "noise_clustered": self.noise_per_unit(clustered_only=True),
             "unclustered": float((self.clusters_of_unit == 0).mean()),

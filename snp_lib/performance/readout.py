@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from snp_lib.data import Dataset, Split
+from snp_lib.models.sites import split_site
 from snp_lib.training.augmentation import Augmentation
 from snp_lib.training.loop import uses_bfloat16
 from snp_lib.training.recipe import Recipe
@@ -37,7 +38,7 @@ class ReadoutRecipe:
     """How readouts are trained: AdamW, cosine to zero, cross-entropy, the backbone's own augmentation.
 
     Raises:
-        ValueError: a number out of range, or an unknown pooling.
+        ValueError: a number out of range, an unknown pooling, or no kind.
     """
 
     epochs: int
@@ -45,14 +46,24 @@ class ReadoutRecipe:
     lr: float = 2e-3
     weight_decay: float = 1e-4
     pooling: Pooling | None = None  # None: sequence pooling of tokens, flattening of maps
+    kinds: tuple[str, ...] | None = None  # of sites that are read, such as ("mha",); None: all sites
 
     def __post_init__(self) -> None:
         if self.pooling is not None and self.pooling not in get_args(Pooling):
             raise ValueError(f"pooling must be None, {' or '.join(get_args(Pooling))}, got {self.pooling!r}")
         if self.epochs < 1 or self.batch_size < 1:
             raise ValueError(f"epochs and batch_size must be at least 1, got {self.epochs} and {self.batch_size}")
+        if self.kinds is not None and not self.kinds:
+            raise ValueError("kinds must name at least one kind of site, or be None for all")
         if self.lr <= 0 or self.weight_decay < 0:
             raise ValueError(f"lr must be positive and weight_decay not negative, got {self.lr} and {self.weight_decay}")
+
+    def chosen(self, sites: Iterable[str]) -> list[str]:
+        """The sites that are read, of those a network has; raises ValueError for a kind that it has not."""
+        kinds = {site: split_site(site)[1] for site in sites}
+        if missing := sorted(set(self.kinds or ()).difference(kinds.values())):
+            raise ValueError(f"this network has no site of kind {missing[0]!r}; there are {', '.join(dict.fromkeys(kinds.values()))}")
+        return [site for site, kind in kinds.items() if self.kinds is None or kind in self.kinds]
 
 
 class Readout(nn.Module):

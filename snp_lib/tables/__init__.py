@@ -3,7 +3,7 @@
 from snp_lib.tables.claims import benchmark, claims_side_by_side, claims_table
 from snp_lib.tables.heads import ablated_accuracy, expert_agreement, explanations, symmetry, symmetry_at_stages
 from snp_lib.tables.pruning import difference_per_seed, paired, pruned, pruned_latency
-from snp_lib.tables.sites import KINDS, per_run, readout_accuracy, rises, shuffle_outputs, site_statistics, split_site, training_history
+from snp_lib.tables.sites import KINDS, per_run, readout_accuracy, rises, shuffle_outputs, site_statistics, training_history
 
 __all__ = [
     "KINDS",
@@ -22,7 +22,6 @@ __all__ = [
     "rises",
     "shuffle_outputs",
     "site_statistics",
-    "split_site",
     "symmetry",
     "symmetry_at_stages",
     "training_history",

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from snp_lib import stages
+from snp_lib.models.sites import split_site
 from snp_lib.performance import (
     THETA,
     HeadAblation,
@@ -23,7 +24,6 @@ from snp_lib.performance import (
 )
 from snp_lib.performance.ablation import Variants
 from snp_lib.store import Run
-from snp_lib.tables.sites import split_site
 
 
 def symmetry(runs: Sequence[Run], *, theta: float = THETA, permutations: int = 10_000) -> pd.DataFrame:

@@ -9,21 +9,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from snp_lib.performance import (
-    THETA,
-    summarize,
-)
+from snp_lib.models.sites import split_site
+from snp_lib.performance import THETA, summarize
 from snp_lib.store import Run, Unit
 
 KINDS = ("mha", "attention", "ff_hidden", "ff", "block")  # in the order of the forward pass of an encoder
-
-
-def split_site(site: str) -> tuple[int, str]:
-    """``block3.ff`` to ``(3, "ff")``, ``block3`` to ``(3, "block")`` and ``stem``, what the first block reads, to ``(0, "block")``."""
-    if site == "stem":
-        return 0, "block"
-    block, _, kind = site.removeprefix("block").partition(".")
-    return int(block), kind or "block"
 
 
 def training_history(runs: Sequence[Run]) -> pd.DataFrame:
@@ -48,6 +38,7 @@ def site_statistics(
     thetas: Iterable[float] = (THETA,),
     unit: Unit = "node",
     shuffle: bool = False,
+    dealt: bool = False,
 ) -> pd.DataFrame:
     """Averages over the units of each site: one row per seed, site and threshold.
 
@@ -55,18 +46,24 @@ def site_statistics(
         kinds: which sites of an encoder.
         shuffle: the control: permute the outputs of every unit's matrix independently, which keeps the elements of
             every row and so the threshold and the number of ones, and destroys which output they point to.
+        dealt: another control: deal the nodes of a site anew to its heads, by the seed of the run.
 
     Returns:
-        Columns seed, block, kind, theta, labels, labels_clustered, clusters, cluster_size, noise, noise_clustered,
-        unclustered (share of units), signal, internal_noise, external_noise, snr.
+        Columns seed, block, kind, theta, labels, labels_clustered, clusters, cluster_size, unit_clusters (share of
+        clusters), noise, noise_clustered, unclustered (share of units), signal, internal_noise, external_noise, snr.
+
+    Raises:
+        ValueError: nodes to deal, but no heads to deal them to.
     """
+    if dealt and unit != "head":
+        raise ValueError('nodes are dealt to heads: ask for unit="head"')
     rows = []
     for run in runs:
         for site in run.sites:
             block, kind = split_site(site)
             if kind not in kinds:
                 continue
-            matrices = run.matrices(site, unit=unit)
+            matrices = dealt_heads(run, site, seed=run.experiment.seed) if dealt else run.matrices(site, unit=unit)
             if shuffle:
                 matrices = shuffle_outputs(matrices, seed=run.experiment.seed)
             for theta in thetas:
@@ -80,6 +77,14 @@ def shuffle_outputs(matrices: np.ndarray, *, seed: int) -> np.ndarray:
     units, _, outputs = matrices.shape
     order = np.random.default_rng(seed).permuted(np.tile(np.arange(outputs), (units, 1)), axis=1)
     return np.take_along_axis(matrices, order[:, None, :], axis=2)
+
+
+def dealt_heads(run: Run, site: str, *, seed: int) -> Float[np.ndarray, "head label output"]:
+    """Performance matrices of heads as many as the site has, made of its nodes in random order."""
+    nodes = run.matrices(site)
+    order = np.random.default_rng(seed).permuted(np.arange(len(nodes)))
+    heads: np.ndarray = nodes[order].reshape(run.manifest["num_heads"], -1, *nodes.shape[1:]).sum(axis=1)
+    return heads
 
 
 def per_run(table: pd.DataFrame, runs: Sequence[Run], column: str, **where: Any) -> Float[np.ndarray, " run"]:
