@@ -14,7 +14,7 @@ from snp_lib.elsewhere import ELSEWHERE
 from snp_lib.performance.readout import ReadoutRecipe
 from snp_lib.training.recipe import Recipe
 from snp_lib.training.recipes import CCT_300
-from snp_lib.variants import variants
+from snp_lib.variants import HEADS, heads_of, variants
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -222,6 +222,22 @@ def on(dataset: str, scale: Scale, seed: int) -> Experiment:
     if dataset not in BY_DATASET:
         raise ValueError(f"the chapters know {', '.join(BY_DATASET)}, not {dataset!r}")
     return get(BY_DATASET[dataset], scale, seed)
+
+
+def head_counts(scale: Scale) -> list[int]:
+    """Numbers of heads that there are at a scale for the same width, that of ``cct`` among them, ascending."""
+    return sorted({heads_of(cct(scale, 0)), *HEADS[scale]})
+
+
+def with_heads(count: int, scale: Scale, seed: int) -> Experiment:
+    """The compact transformer of that many heads: ``cct`` itself or one of its variants.
+
+    Raises:
+        ValueError: a number that the scale has not, listing those it has.
+    """
+    if count not in head_counts(scale):
+        raise ValueError(f"at scale {scale} there are networks of {', '.join(map(str, head_counts(scale)))} heads, not of {count}")
+    return get("cct" if count == heads_of(cct(scale, 0)) else f"cct-h{count}", scale, seed)
 
 
 def members(name: str, scale: Scale) -> list[Experiment]:

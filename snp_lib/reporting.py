@@ -110,7 +110,13 @@ def published_number(scale: str, experiment: str, name: str) -> Reported | None:
 
 
 def report(
-    name: str, value: float | Sequence[float], tol: float, *, runs: Sequence[Run], settings: Mapping[str, float] | None = None
+    name: str,
+    value: float | Sequence[float],
+    tol: float,
+    *,
+    runs: Sequence[Run],
+    settings: Mapping[str, float] | None = None,
+    experiment: str | None = None,
 ) -> Reported:
     """Print a number, rounded to its tolerance, and check it against the published one of the same experiment, scale and seeds.
 
@@ -124,6 +130,7 @@ def report(
         runs: the runs behind the number; they give experiment, scale, seeds and record.
         settings: parameters of the measurement that a reader may change, such as θ; a number measured with others is
             printed but not compared with the published one.
+        experiment: whose number it is; None: that of the first run. Numbers of several experiments together need one name.
 
     Returns:
         What was reported; with the published fields where those were printed.
@@ -145,7 +152,7 @@ def report(
         tol=tol,
         seeds=[r.experiment.seed for r in runs],
         scale=runs[0].experiment.scale,
-        experiment=runs[0].experiment.name,
+        experiment=experiment or runs[0].experiment.name,
         record=record_id(runs),
         verdict=claim.verdict(values) if claim else None,
         settings=dict(settings or {}),
@@ -175,13 +182,18 @@ def record_id(runs: Sequence[Run]) -> str:
 
 
 def provenance(runs: Sequence[Run]) -> str:
-    """The line under every figure: experiment, scale, data, n, seeds, device and record hashes."""
-    first = runs[0]
-    seeds = ", ".join(str(r.experiment.seed) for r in runs)
-    return (
-        f"{first.experiment.name} · {first.experiment.scale} · {first.experiment.dataset} · n = {len(runs)} "
-        f"(seeds {seeds}) · {first.manifest['device']} · record {record_id(runs)}"
-    )
+    """The line under every figure, one for each experiment: its name, scale, data, n, seeds, device and record hashes."""
+    families: dict[str, list[Run]] = {}
+    for run in runs:
+        families.setdefault(run.experiment.name, []).append(run)
+    lines = []
+    for name, family in families.items():
+        first, seeds = family[0], ", ".join(str(r.experiment.seed) for r in family)
+        lines.append(
+            f"{name} · {first.experiment.scale} · {first.experiment.dataset} · n = {len(family)} "
+            f"(seeds {seeds}) · {first.manifest['device']} · record {record_id(family)}"
+        )
+    return "\n".join(lines)
 
 
 def scoreboard(experiment: str | None = None) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from snp_lib import stages
 from snp_lib.derived import Arrays
 from snp_lib.models.sites import split_site
 from snp_lib.performance import THETA, Pooling
-from snp_lib.store import Run
+from snp_lib.store import Run, Unit
 from snp_lib.tables import site_statistics
 
 READOUTS: dict[str, Pooling | None] = {"sequence pooling": None, "mean pooling": "mean", "flattened": "flat"}
@@ -25,15 +25,17 @@ def statistics_at_stages(
     thetas: Iterable[float] = (THETA,),
     epochs: Sequence[int] | None = None,
     pooling: Pooling | None = None,
+    unit: Unit = "node",
     device: str = "auto",
 ) -> pd.DataFrame:
-    """Averages over the nodes of each site at stages of the training: one row per seed, epoch, site and threshold.
+    """Averages over the units of each site at stages of the training: one row per seed, epoch, site and threshold.
 
     The end of a training is read from the run itself, unless other readouts are asked for.
 
     Args:
         epochs: finished epochs; default: every stage of the run, see :func:`snp_lib.stages.stages`.
         pooling: of other readouts, see :func:`snp_lib.stages.stage`.
+        unit: ``head`` for the heads of the ``mha`` sites.
 
     Returns:
         Columns seed, epoch, block, kind, theta, accuracy (of the site's readout) and those of
@@ -46,9 +48,10 @@ def statistics_at_stages(
     for run in runs:
         for epoch in epochs if epochs is not None else stages.stages(run):
             if pooling is None and epoch == run.experiment.recipe.epochs:
-                rows.append(_of_the_run(run, thetas))
+                rows.append(_of_the_run(run, thetas, unit))
             else:
-                rows.append(_of_a_measurement(run, stages.stage(run, epoch, pooling, device=device), thetas).assign(epoch=epoch))
+                arrays = stages.stage(run, epoch, pooling, unit=unit, device=device)
+                rows.append(_of_a_measurement(arrays, thetas, run.experiment.seed, _sites(run, unit)).assign(epoch=epoch))
     columns = ["seed", "epoch", "block", "kind", "theta", "accuracy", *stages.STATISTICS]
     return pd.concat(rows, ignore_index=True)[columns]
 
@@ -77,7 +80,8 @@ def silencing(runs: Sequence[Run], *, thetas: Iterable[float] = (THETA,), device
         arrays = stages.silenced_first(run, device=device)
         ways = {"after the pooling": ("after", "readout_accuracy"), "before the pooling": ("statistics", "accuracy")}
         for way, (statistics, accuracy) in ways.items():
-            rows.append(_of_a_measurement(run, arrays, thetas, statistics, accuracy, ("jaccard", "chance")).assign(silenced=way))
+            found = _of_a_measurement(arrays, thetas, run.experiment.seed, _sites(run, "node"), statistics, accuracy, ("jaccard", "chance"))
+            rows.append(found.assign(silenced=way))
     return pd.concat(rows, ignore_index=True)
 
 
@@ -94,25 +98,32 @@ def smallest(table: pd.DataFrame, column: str, runs: Sequence[Run], kind: str) -
     return [float(values[run.experiment.seed]) for run in runs]
 
 
-def _of_the_run(run: Run, thetas: Sequence[float]) -> pd.DataFrame:
-    accuracy = [run.metrics["readout_accuracy"][site] for site in run.sites for _ in thetas]
-    return site_statistics([run], thetas=thetas).assign(epoch=run.experiment.recipe.epochs, accuracy=accuracy)
+def _sites(run: Run, unit: Unit) -> list[str]:
+    return [site for site in run.sites if unit == "node" or split_site(site)[1] == "mha"]
+
+
+def _of_the_run(run: Run, thetas: Sequence[float], unit: Unit) -> pd.DataFrame:
+    sites = _sites(run, unit)
+    accuracy = [run.metrics["readout_accuracy"][site] for site in sites for _ in thetas]
+    kinds = {split_site(site)[1] for site in sites}
+    return site_statistics([run], kinds=kinds, thetas=thetas, unit=unit).assign(epoch=run.experiment.recipe.epochs, accuracy=accuracy)
 
 
 def _of_a_measurement(
-    run: Run,
     arrays: Arrays,
     thetas: Sequence[float],
+    seed: int,
+    sites: Sequence[str],
     statistics: str = "statistics",
     accuracy: str = "readout_accuracy",
     more: Sequence[str] = (),
 ) -> pd.DataFrame:
     rows = []
-    for s, site in enumerate(run.sites):
+    for s, site in enumerate(sites):
         block, kind = split_site(site)
         for theta in thetas:
             at = stages.index_of(arrays, theta)
-            row: dict[str, Any] = {"seed": run.experiment.seed, "block": block, "kind": kind, "theta": theta}
+            row: dict[str, Any] = {"seed": seed, "block": block, "kind": kind, "theta": theta}
             row |= {"accuracy": arrays[accuracy][s]} | {name: arrays[name][s, at] for name in more}
             rows.append(row | dict(zip(stages.STATISTICS, np.asarray(arrays[statistics][s, at]), strict=True)))
     return pd.DataFrame(rows)

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from conftest import unchecked
 
-from snp_lib import experiments
-from snp_lib.experiments import get, parse_seeds
+from snp_lib import experiments, variants
+from snp_lib.experiments import SCALES, get, parse_seeds
+from snp_lib.making import initial_model
 from snp_lib.models import CCT_SIZES, CCTConfig, create_model
 from snp_lib.paths import RECORDS
 
@@ -67,6 +68,19 @@ def test_training_and_validation_together_change_the_images_and_nothing_else(sca
     alone, together = get("flowers", scale, 1), get("flowers-trainval", scale, 1)
     assert replace(together, name="flowers", dataset=alone.dataset) == alone
     assert together.dataset == ("digits" if scale == "smoke" else "flowers102-trainval")
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_networks_by_their_number_of_heads(scale: Any) -> None:
+    counts = experiments.head_counts(scale)
+    assert counts == sorted({4, *variants.HEADS[scale]})
+    for count in counts:
+        experiment = experiments.with_heads(count, scale, 1)
+        assert experiment.seed == 1
+        assert initial_model(experiment, 10).config.num_heads == count
+    assert experiments.with_heads(4, scale, 0) == experiments.get("cct", scale, 0)
+    with pytest.raises(ValueError, match=f"at scale {scale} there are networks of {', '.join(map(str, counts))} heads, not of 5"):
+        experiments.with_heads(5, scale, 0)
 
 
 def test_seeds_from_text() -> None:

@@ -118,6 +118,18 @@ def test_each_experiment_has_its_own_numbers(book: Path) -> None:
     assert {name: number and number.mean for name, number in means.items()} == {None: 2.05, "cct": 2.05, "flowers": 0.55, "vit": None}
 
 
+def test_a_number_of_several_experiments_goes_by_the_name_it_is_given(book: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SNP_ACCEPT", "1")
+    of = runs(0, 1, experiment="vit")
+    assert report("rises", [1.5, 1.7], 0.1, runs=of, experiment="cct").experiment == "cct"
+    assert reporting.published_number("small", "cct", "rises") is not None
+    assert reporting.published_number("small", "vit", "rises") is None
+    monkeypatch.delenv("SNP_ACCEPT")
+    with pytest.raises(ReportError, match="was published for the same scale and seeds"):
+        report("rises", [3.5, 3.7], 0.1, runs=of, experiment="cct")
+    report("rises", [3.5, 3.7], 0.1, runs=of)  # nothing is published under their own name
+
+
 def test_accepting_replaces_one_number_and_leaves_nothing_else(book: Path) -> None:
     accept("slope", 1.0, 0.1, of=runs(0))
     accept("other", 3.0, 0.1, of=runs(0, 1))
@@ -179,6 +191,13 @@ def test_the_scoreboard_takes_the_largest_scale_and_never_smoke(book: Path) -> N
 def test_provenance_names_what_made_a_figure() -> None:
     line = reporting.provenance(runs(0, 2))
     assert line == "cct · small · cifar100 · n = 2 (seeds 0, 2) · 2 CPU cores · record 01234567 01234567"
+
+
+def test_provenance_has_a_line_for_each_experiment() -> None:
+    lines = reporting.provenance([*runs(0, 1), *runs(3, experiment="vit")]).splitlines()
+    assert lines[0] == reporting.provenance(runs(0, 1))
+    assert lines[1].startswith("vit · small · cifar100 · n = 1 (seeds 3) · ")
+    assert len(lines) == 2
 
 
 def test_the_claims_of_the_book_are_well_formed() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snp_lib import tables
+from snp_lib import plots, tables
 from snp_lib.performance import binarize, summarize
 from snp_lib.reporting import Reported, load_claims
 from snp_lib.store import Run
@@ -88,6 +88,34 @@ def test_heads_of_nodes_dealt_anew_have_the_same_nodes_and_other_company(two_run
     ]
     with pytest.raises(ValueError, match='ask for unit="head"'):
         site_statistics(two_runs, kinds=("mha",), dealt=True)
+
+
+def test_shares_of_heads_and_of_noise(two_runs: list[Run]) -> None:
+    table = tables.head_statistics(two_runs, thetas=(0.3, 0.5))
+    row = table[(table.seed == 5) & (table.block == 3) & (table.theta == 0.5)].iloc[0]
+    heads = summarize(two_runs[0].matrices("block3.mha", unit="head"), 0.5)
+    assert row.share == pytest.approx(heads.diagonal.mean())  # heads that recognise a label, over four heads
+    assert row.noise_share == pytest.approx(heads.noise.mean() / 90)
+    assert set(table.kind) == {"mha"}
+
+
+def test_families_stand_one_under_the_other(two_runs: list[Run]) -> None:
+    families = {2: two_runs, 16: two_runs[:1]}
+    table = tables.side_by_side(families, tables.head_statistics, "heads", thetas=(0.4,))
+    assert table.groupby("heads").size().to_dict() == {2: 6, 16: 3}
+    reached = tables.side_by_side(families, tables.accuracies, "heads")
+    assert reached.accuracy.tolist() == [two_runs[0].metrics["test_accuracy"]] * 3
+    assert reached[["seed", "heads"]].to_numpy().tolist() == [[0, 2], [5, 2], [0, 16]]
+    rises = tables.rises(table)
+    assert len(rises) == 3
+    own = table[(table.heads == 2) & (table.seed == 5)].set_index("block").snr
+    assert tables.per_run(rises, two_runs, "rise", heads=2)[1] == own[3] / own[1]
+    figures = (
+        plots.shaded(table, "block", {"snr": "SNR"}, by="heads", name="{} heads", xlabel="encoder", color="red"),
+        plots.against_control(table, table, "heads", {"snr": "SNR", "share": "share"}, xlabel="heads", names=("a", "b")),
+        plots.points(reached, "heads", "accuracy", xlabel="heads", ylabel="accuracy"),
+    )
+    assert [len(figure.axes[0].lines) for figure in figures] == [2, 2, 2]
 
 
 def test_histories_and_accuracies_in_long_form(two_runs: list[Run]) -> None:

@@ -12,16 +12,19 @@ from snp_lib.plots.sites import (
     by_kind,
     histograms,
     over_training,
+    shaded,
     theta_sweep,
     trained_and_untrained,
     training_curves,
 )
 from snp_lib.plots.style import COLORS, set_style
+from snp_lib.plots.variants import against_control, points
 
 __all__ = [
     "COLORS",
     "ablation_accuracy",
     "against_chance",
+    "against_control",
     "along_blocks",
     "along_blocks_at_stages",
     "along_blocks_by",
@@ -37,8 +40,10 @@ __all__ = [
     "matrix_triptych",
     "over_training",
     "pareto",
+    "points",
     "removal",
     "set_style",
+    "shaded",
     "theta_sweep",
     "trained_and_untrained",
     "training_curves",

@@ -53,14 +53,26 @@ def along_blocks(
 
 def theta_sweep(table: pd.DataFrame, statistics: dict[str, str], *, kind: str) -> Figure:
     """Each statistic against θ, one line per encoder from light (first) to dark (last)."""
-    rows = table[table.kind == kind]
-    blocks = sorted(rows.block.unique())
-    shades = sns.light_palette(COLORS[kind], n_colors=len(blocks) + 2)[2:]
+    return shaded(table[table.kind == kind], "theta", statistics, by="block", name="encoder {}", xlabel="threshold θ", color=COLORS[kind])
+
+
+def shaded(
+    table: pd.DataFrame, x: str, statistics: dict[str, str], *, by: str, name: str, xlabel: str, color: str, style: str = "-"
+) -> Figure:
+    """One panel per statistic against ``x``, one line per value of the column ``by`` from light (least) to dark (most).
+
+    Args:
+        name: of a line, with ``{}`` for the value.
+    """
+    values = sorted(table[by].unique())
+    shades = sns.light_palette(color, n_colors=len(values) + 2)[2:]
     figure, axes = panels(len(statistics))
     for axis, (column, label) in zip(axes, statistics.items(), strict=True):
-        for block, shade in zip(blocks, shades, strict=True):
-            band(axis, rows[rows.block == block], "theta", column, shade, f"encoder {block}", "-")
-        axis.set(xlabel="threshold θ", ylabel=label)
+        for value, shade in zip(values, shades, strict=True):
+            band(axis, table[table[by] == value], x, column, shade, name.format(value), style)
+        axis.set(xlabel=xlabel, ylabel=label)
+        if x == "block":
+            axis.set_xticks(sorted(table.block.unique()))
         axis.set_ylim(bottom=0)
     legend(figure, axes[0], columns=3)
     return figure
