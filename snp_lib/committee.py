@@ -5,14 +5,15 @@ Members come as logits (member, image, label) on the same images. Nothing here t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.special import softmax
+from torch import Tensor, nn
 
 from snp_lib.store import Run
 
@@ -45,6 +46,21 @@ def gather(runs: Sequence[Run]) -> Members:
             raise ValueError(f"{run.experiment.id} and {first.experiment.id} were tested on different images")
     logits = np.stack([run.logits for run in runs]).astype(np.float64)
     return Members(logits, np.asarray(first.labels, dtype=np.int64), tuple(run.experiment.id for run in runs))
+
+
+class SoftCommittee(nn.Module):
+    """Networks that decide by the mean of their logits, as one network: images (N, C, S, S) to logits (N, num_classes)."""
+
+    def __init__(self, members: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        if not len(self.members):
+            raise ValueError("a committee needs at least one member")
+        self.config = getattr(self.members[0], "config", None)  # what all members read
+
+    def forward(self, images: Float[Tensor, "n c s s"]) -> Float[Tensor, "n k"]:
+        total: Tensor = sum(member(images) for member in self.members)
+        return total / len(self.members)
 
 
 def decide(logits: Float[np.ndarray, "member image label"], rule: Rule = "mean logit") -> Int[np.ndarray, " image"]:
@@ -84,8 +100,8 @@ def probabilities(logits: Float[np.ndarray, "member image label"], rule: Rule = 
     return np.asarray(np.eye(logits.shape[-1])[logits.argmax(axis=-1)].mean(axis=0))
 
 
-def accuracies(members: Members, size: int, rule: Rule = "mean logit") -> Float[np.ndarray, "draw three"]:
-    """Every committee of a size that the members can form, one row each: its accuracy, its members' mean, its best member's.
+def draws(members: Members, size: int) -> Iterator[Members]:
+    """Every committee of a size that the members can form.
 
     Raises:
         ValueError: a size that the members cannot form.
@@ -93,12 +109,15 @@ def accuracies(members: Members, size: int, rule: Rule = "mean logit") -> Float[
     count = len(members.logits)
     if not 1 <= size <= count:
         raise ValueError(f"a committee of {size} needs 1 to {count} members")
-    alone = (members.logits.argmax(axis=-1) == members.labels).mean(axis=-1)
-    rows = []
     for chosen in combinations(range(count), size):
-        together = (decide(members.logits[list(chosen)], rule) == members.labels).mean()
-        rows.append([together, alone[list(chosen)].mean(), alone[list(chosen)].max()])
-    return np.array(rows)
+        yield Members(members.logits[list(chosen)], members.labels, tuple(members.names[m] for m in chosen))
+
+
+def right(members: Members, rule: Rule | None = "mean logit") -> Bool[np.ndarray, "decision image"]:
+    """Which images a committee gets right, in one row; with None which images each member gets right."""
+    decided = members.logits.argmax(axis=-1) if rule is None else decide(members.logits, rule)[None]
+    found: np.ndarray = decided == members.labels
+    return found
 
 
 def disagreement(logits: Float[np.ndarray, "member image label"]) -> float:

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from snp_lib.models import CCTConfig
+from snp_lib.models import Config
 from snp_lib.performance.ablation import evaluating
 
 Shape = tuple[int, int, int]  # of one image: channels, height, width
@@ -172,7 +172,7 @@ def compare(
         models: by name, the reference first.
         batch: images of a pass.
         device: ``cuda`` times with events on the device, anything else with the clock of the process.
-        shape: of an image; None for CCTs, which know theirs.
+        shape: of an image; None for the networks of :mod:`snp_lib.models`, which know theirs.
         precision: ``bfloat16`` runs matrix products in it, by autocast.
         rounds: each model is timed once in every round, the first one twice.
         passes: of a model in a round; rounds × passes = 100 by default.
@@ -237,7 +237,7 @@ def count_macs(model: nn.Module, shape: Shape | None = None) -> int:
     softmax, activations and the gathering of features count for nothing.
 
     Raises:
-        ValueError: no shape given, and the model is no CCT.
+        ValueError: no shape given, and the model is none of ours.
     """
     model = getattr(model, "_orig_mod", model)  # of a compiled model: its kernels are unknown to the counter
     device = next((parameter.device for parameter in model.parameters()), None)
@@ -253,7 +253,7 @@ def count_macs(model: nn.Module, shape: Shape | None = None) -> int:
 
 def _shape(model: nn.Module) -> Shape:
     config = getattr(getattr(model, "_orig_mod", model), "config", None)
-    if not isinstance(config, CCTConfig):
+    if not isinstance(config, Config):
         raise ValueError(f"give the shape of an image, (channels, height, width): {type(model).__name__} does not say it")
     return config.in_channels, config.image_size, config.image_size
 

@@ -8,11 +8,12 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import torch
 from conftest import unchecked
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snp_lib import committee
+from snp_lib import committee, latency
 from snp_lib.committee import RULES, Members, decide
 from snp_lib.store import Run
 
@@ -80,19 +81,26 @@ def test_what_a_committee_holds_adds_up_and_agrees_with_what_it_decides(rule: co
     np.testing.assert_array_equal(held[np.arange(40), decided], held.max(-1))
 
 
+def accuracies(members: Members, rule: committee.Rule) -> list[float]:
+    """Of a committee, of its members on average, and of the best of them."""
+    alone = committee.right(members, None).mean(axis=1)
+    return [committee.right(members, rule).mean(), alone.mean(), alone.max()]
+
+
 def test_every_committee_of_a_size() -> None:
     members = Members(np.log(BELIEFS), LABELS, ("a", "b", "c"))
     alone = [3 / 4, 0, 3 / 4]  # they decide 0 0 1 0, 1 1 2 1 and 2 0 1 1
-    found = committee.accuracies(members, 2, "mean softmax")
+    found = [accuracies(drawn, "mean softmax") for drawn in committee.draws(members, 2)]
     assert len(found) == 3
     for row, pair in zip(found, combinations(range(3), 2), strict=True):
         expected = (decide(np.log(BELIEFS)[list(pair)], "mean softmax") == LABELS).mean()
-        assert row.tolist() == [expected, np.mean([alone[m] for m in pair]), max(alone[m] for m in pair)]
-    assert committee.accuracies(members, 1)[:, 0].tolist() == alone
-    assert committee.accuracies(members, 3, "majority vote")[0, 0] == 3 / 4
+        assert row == [expected, np.mean([alone[m] for m in pair]), max(alone[m] for m in pair)]
+    assert [accuracies(drawn, "mean logit")[0] for drawn in committee.draws(members, 1)] == alone
+    assert [drawn.names for drawn in committee.draws(members, 2)] == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert committee.right(members, "majority vote").mean() == 3 / 4
     for size in (0, 4):
         with pytest.raises(ValueError, match="needs 1 to 3 members"):
-            committee.accuracies(members, size)
+            list(committee.draws(members, size))
 
 
 def test_disagreement_and_correlation_by_hand() -> None:
@@ -117,6 +125,19 @@ def test_calibration_error_by_hand() -> None:
         committee.calibration_error(held, labels, bins=0)
 
 
+def test_a_committee_is_a_network(smoke_run: Run) -> None:
+    other = smoke_run.network(0)
+    together, images = committee.SoftCommittee([smoke_run.network(), other]).eval(), torch.rand(7, 1, 16, 16)
+    with torch.no_grad():
+        each = [smoke_run.network()(images), other(images)]
+        found = together(images)
+    torch.testing.assert_close(found, (each[0] + each[1]) / 2)
+    assert found.argmax(1).tolist() == decide(np.stack([logits.numpy() for logits in each])).tolist()
+    assert latency.count_macs(together) == 2 * latency.count_macs(other)
+    with pytest.raises(ValueError, match="at least one member"):
+        committee.SoftCommittee([])
+
+
 def test_wrong_calls_are_refused() -> None:
     with unchecked(), pytest.raises(ValueError, match="unknown rule 'loudest'; there are mean logit"):
         decide(np.zeros((2, 3, 4)), "loudest")  # type: ignore[arg-type]
@@ -131,7 +152,7 @@ def test_members_come_from_runs_that_saw_the_same_images(smoke_run: Run) -> None
     members = committee.gather([smoke_run, smoke_run])
     assert members.logits.shape == (2, *smoke_run.logits.shape)
     assert members.names == (smoke_run.experiment.id,) * 2
-    accuracy = committee.accuracies(members, 1)[0, 0]
+    accuracy = committee.right(members, None)[0].mean()
     assert accuracy == pytest.approx(smoke_run.metrics["test_accuracy"], abs=5e-3)
     with pytest.raises(ValueError, match="were tested on different images"):
         committee.gather([smoke_run, other])

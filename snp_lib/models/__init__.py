@@ -9,9 +9,11 @@ from typing import Any
 from snp_lib.models.cct import CCT, CCTConfig
 from snp_lib.models.extracted import Extracted, ResNetConfig, ViTConfig
 
-__all__ = ["CCT", "CCTConfig", "Extracted", "Network", "ResNetConfig", "ViTConfig", "configuration", "create_model"]
+__all__ = ["CCT", "CCTConfig", "Config", "Extracted", "Network", "ResNetConfig", "ViTConfig", "configuration", "create_model"]
 
 Config = CCTConfig | ViTConfig | ResNetConfig
+"""The shape of a network, one class for each family."""
+
 Network = CCT | Extracted
 """What :func:`create_model` returns: ``model(x)`` → logits, ``model(x, sites=[…])`` → (logits, features), ``model.sites``."""
 

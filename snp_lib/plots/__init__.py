@@ -18,7 +18,7 @@ from snp_lib.plots.sites import (
     training_curves,
 )
 from snp_lib.plots.style import COLORS, set_style
-from snp_lib.plots.variants import against_control, points
+from snp_lib.plots.variants import against_control, by_size, points, scatter
 
 __all__ = [
     "COLORS",
@@ -29,6 +29,7 @@ __all__ = [
     "along_blocks_at_stages",
     "along_blocks_by",
     "by_kind",
+    "by_size",
     "claim_maps",
     "cluster_order",
     "correlations",
@@ -42,6 +43,7 @@ __all__ = [
     "pareto",
     "points",
     "removal",
+    "scatter",
     "set_style",
     "shaded",
     "theta_sweep",

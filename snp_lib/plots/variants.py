@@ -36,3 +36,27 @@ def points(table: pd.DataFrame, x: str, y: str, *, xlabel: str, ylabel: str) -> 
     axis.set_xticks(means.index, [str(tick) for tick in means.index])
     axis.set(xlabel=xlabel, ylabel=ylabel)
     return figure
+
+
+def by_size(table: pd.DataFrame, statistics: dict[str, str], *, kinds: dict[str, str]) -> Figure:
+    """One panel per statistic against the size of a committee, one line per kind; mean over draws, band ± one standard deviation.
+
+    Args:
+        kinds: kind of committee → its colour.
+    """
+    figure, axes = panels(len(statistics))
+    for axis, (column, label) in zip(axes, statistics.items(), strict=True):
+        for kind, color in kinds.items():
+            band(axis, table[table.kind == kind].dropna(subset=column), "size", column, color, kind, "o-")
+        axis.set(xlabel="members", ylabel=label, xticks=sorted(table["size"].unique()))
+    legend(figure, axes[0], columns=1)
+    return figure
+
+
+def scatter(table: pd.DataFrame, x: str, y: str, *, xlabel: str, ylabel: str) -> Figure:
+    """One dot per row; dotted the value of no effect, zero."""
+    figure, axis = plt.subplots(figsize=(5.6, 3.9), layout="constrained")
+    axis.plot(table[x], table[y], "o", color=COLORS["mha"], ms=5, alpha=0.6)
+    axis.axhline(0, color=CONTROL, lw=0.8, ls=":")
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    return figure

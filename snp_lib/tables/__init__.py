@@ -2,6 +2,7 @@
 
 from snp_lib.models.sites import split_site
 from snp_lib.tables.claims import benchmark, claims_side_by_side, claims_table
+from snp_lib.tables.committees import committees, diagonals, gain_of_labels
 from snp_lib.tables.heads import ablated_accuracy, expert_agreement, explanations, symmetry, symmetry_at_stages
 from snp_lib.tables.pruning import difference_per_seed, paired, pruned, pruned_latency
 from snp_lib.tables.sites import KINDS, per_run, readout_accuracy, rises, shuffle_outputs, site_statistics, training_history
@@ -14,9 +15,12 @@ __all__ = [
     "benchmark",
     "claims_side_by_side",
     "claims_table",
+    "committees",
+    "diagonals",
     "difference_per_seed",
     "expert_agreement",
     "explanations",
+    "gain_of_labels",
     "head_statistics",
     "paired",
     "per_run",
