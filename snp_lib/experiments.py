@@ -14,7 +14,7 @@ from snp_lib.elsewhere import ELSEWHERE
 from snp_lib.performance.readout import ReadoutRecipe
 from snp_lib.training.recipe import Recipe
 from snp_lib.training.recipes import CCT_300
-from snp_lib.variants import HEADS, heads_of, variants
+from snp_lib.variants import FRONTS, HEADS, REPLACED, heads_of, variants
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -238,6 +238,11 @@ def with_heads(count: int, scale: Scale, seed: int) -> Experiment:
     if count not in head_counts(scale):
         raise ValueError(f"at scale {scale} there are networks of {', '.join(map(str, head_counts(scale)))} heads, not of {count}")
     return get("cct" if count == heads_of(cct(scale, 0)) else f"cct-h{count}", scale, seed)
+
+
+def convolutions_first(scale: Scale) -> list[str]:
+    """The compact transformer, without its first encoders, and with convolutions in their place: experiments of a scale by name."""
+    return ["cct", *(f"cct-k{count}{front}" for count in REPLACED[scale] for front in FRONTS)]
 
 
 def members(name: str, scale: Scale) -> list[Experiment]:

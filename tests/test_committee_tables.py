@@ -54,7 +54,7 @@ def test_every_committee_of_every_pool_is_counted(four: list[Run]) -> None:
         assert row.ece_alone == pytest.approx(np.mean(each))
     single = table[table["size"] == 1]
     assert single.gain.abs().max() == single.gain_best.abs().max() == 0
-    figure = plots.by_size(table, {"gain": "gain", "disagreement": "disagreement"}, kinds={"all": "red", "heads": "blue"})
+    figure = plots.lines(table, "size", {"gain": "gain", "ece": "ece"}, by="kind", colors={"all": "red", "heads": "blue"}, xlabel="members")
     assert isinstance(figure, Figure)
 
 

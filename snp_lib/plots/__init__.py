@@ -17,8 +17,8 @@ from snp_lib.plots.sites import (
     trained_and_untrained,
     training_curves,
 )
-from snp_lib.plots.style import COLORS, set_style
-from snp_lib.plots.variants import against_control, by_size, points, scatter
+from snp_lib.plots.style import COLORS, distinct, set_style
+from snp_lib.plots.variants import against_control, frontier, lines, points, scatter
 
 __all__ = [
     "COLORS",
@@ -29,13 +29,15 @@ __all__ = [
     "along_blocks_at_stages",
     "along_blocks_by",
     "by_kind",
-    "by_size",
     "claim_maps",
     "cluster_order",
     "correlations",
+    "distinct",
+    "frontier",
     "histograms",
     "ladder",
     "latency",
+    "lines",
     "masks",
     "matrix_pixels",
     "matrix_triptych",

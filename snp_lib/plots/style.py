@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
@@ -31,6 +33,13 @@ CONTROL = "#777777"
 
 
 VERDICTS = {"reproduced": "#029e73", "partly": "#b06f00", "not reproduced": "#d55e00", "not yet measured": "#777777"}
+
+
+def distinct(names: Sequence[str]) -> dict[str, str]:
+    """A colour for each name, told apart as well as so many can be; the first ten are colour-blind-safe."""
+    base = sns.color_palette("colorblind").as_hex()
+    more = sns.husl_palette(max(0, len(names) - len(base))).as_hex()
+    return dict(zip(names, [*base, *more], strict=False))
 
 
 def set_style() -> None:

@@ -38,18 +38,50 @@ def points(table: pd.DataFrame, x: str, y: str, *, xlabel: str, ylabel: str) -> 
     return figure
 
 
-def by_size(table: pd.DataFrame, statistics: dict[str, str], *, kinds: dict[str, str]) -> Figure:
-    """One panel per statistic against the size of a committee, one line per kind; mean over draws, band ± one standard deviation.
+def lines(
+    table: pd.DataFrame, x: str, statistics: dict[str, str], *, by: str, colors: dict[str, str], xlabel: str, columns: int = 1
+) -> Figure:
+    """One panel per statistic against ``x``, one line per value of the column ``by``; mean over rows, band ± one standard deviation.
 
     Args:
-        kinds: kind of committee → its colour.
+        colors: value → its colour.
+        columns: of the legend.
     """
     figure, axes = panels(len(statistics))
     for axis, (column, label) in zip(axes, statistics.items(), strict=True):
-        for kind, color in kinds.items():
-            band(axis, table[table.kind == kind].dropna(subset=column), "size", column, color, kind, "o-")
-        axis.set(xlabel="members", ylabel=label, xticks=sorted(table["size"].unique()))
-    legend(figure, axes[0], columns=1)
+        for value, color in colors.items():
+            band(axis, table[table[by] == value].dropna(subset=column), x, column, color, value, "o-")
+        axis.set(xlabel=xlabel, ylabel=label)
+        if table[x].nunique() <= 10:
+            axis.set_xticks(sorted(table[x].unique()))
+    legend(figure, axes[0], columns=columns)
+    return figure
+
+
+def frontier(table: pd.DataFrame, *, colors: dict[str, str]) -> Figure:
+    """One panel per batch size: test accuracy (mean ± one standard deviation) against latency, 1 for the reference.
+
+    The line joins the networks that none beats in both; bars across are the 5th to 95th percentile over rounds of timing.
+
+    Args:
+        table: as :func:`snp_lib.tables.frontier` returns it.
+        colors: network → its colour.
+    """
+    batches = sorted(table.batch.unique())
+    figure, axes = panels(len(batches))
+    for axis, batch in zip(axes, batches, strict=True):
+        here = table[table.batch == batch].sort_values("ratio")
+        best = here[here.on_frontier]
+        axis.plot(best.ratio, 100 * best.accuracy, "-", color=CONTROL, lw=1, zorder=1)
+        for _, row in here.iterrows():
+            across = [[row.ratio - row.ratio_low], [row.ratio_high - row.ratio]]
+            up = 0 if pd.isna(row.sd) else 100 * row.sd
+            look = {"fmt": "o", "color": colors[row.network], "ms": 5, "lw": 1.2, "label": row.network}
+            axis.errorbar([row.ratio], [100 * row.accuracy], up, across, **look)
+        axis.set(xlabel="latency, all encoders = 1", ylabel="test accuracy (%)")
+        axis.set_title(f"{batch} image{'s' if batch > 1 else ''} at a time", fontsize=11)
+    handles = dict(sorted(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True), key=lambda pair: list(colors).index(pair[0])))
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncol=2, fontsize=10)
     return figure
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from snp_lib.models.sites import split_site
 from snp_lib.store import Run
 from snp_lib.tables.sites import site_statistics
 
@@ -40,6 +41,31 @@ def accuracies(runs: Sequence[Run]) -> pd.DataFrame:
         {"seed": run.experiment.seed, "accuracy": run.metrics["test_accuracy"], "parameters": run.metrics["parameters"]} for run in runs
     ]
     return pd.DataFrame(rows)
+
+
+def depth_of(run: Run) -> int:
+    """Encoders of the network of a run."""
+    return max(split_site(site)[0] for site in run.sites)
+
+
+def frontier(families: Mapping[str, Sequence[Run]], times: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy against latency: one row per network and batch size.
+
+    Args:
+        families: network → its runs, one a seed.
+        times: latencies of the same networks, see :func:`snp_lib.speeds.latencies`.
+
+    Returns:
+        Columns network, batch; accuracy (mean over seeds), sd (n − 1) and n; ratio, ratio_low, ratio_high and macs of the
+        latencies; on_frontier, whether no other network of the batch is faster and at least as accurate on average.
+    """
+    reached = side_by_side(families, accuracies, "network").groupby("network").accuracy.agg(accuracy="mean", sd="std", n="size")
+    table = times[["network", "batch", "ratio", "ratio_low", "ratio_high", "macs", "parameters"]].merge(reached, on="network")
+
+    def stands(row: pd.Series) -> bool:
+        return not ((table.batch == row.batch) & (table.ratio < row.ratio) & (table.accuracy >= row.accuracy)).any()
+
+    return table.assign(on_frontier=[stands(row) for _, row in table.iterrows()])
 
 
 def _heads(run: Run) -> int:
