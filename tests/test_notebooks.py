@@ -1,4 +1,4 @@
-"""Every chapter from nothing: real data, real training, at the scale made for it; some on the other data set too.
+"""Every chapter from nothing: real data, real training, at the scale made for it; and the records of the other data set.
 
 One seed, so that nothing needs a second one; `make book` runs them with two.
 """
@@ -21,26 +21,35 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
-OTHER_DATASET = ("02_snp_matrices", "04_symmetry_breaking")  # they share the runs of chapter 13, the one about Flowers-102
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("default")  # of the notebook tools and their kernels, not of this library
+@pytest.mark.parametrize("name", chapters())
+def test_chapter_runs_from_nothing_at_smoke_scale(name: str, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SNP_RUNS_DIR", str(runs))
+    execute(name, tmp_path, monkeypatch, scale="smoke", seeds="0", device="cpu")
+
+
+FLOWERS = ("02_snp_matrices", "03_sharpening", "04_symmetry_breaking")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.filterwarnings("default")  # of the notebook tools and their kernels, not of this library
-@pytest.mark.parametrize(("name", "dataset"), [*((name, None) for name in chapters()), *((name, "flowers102") for name in OTHER_DATASET)])
-def test_chapter_runs_from_nothing_at_smoke_scale(
-    name: str, dataset: str | None, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SNP_RUNS_DIR", str(runs))
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("name", FLOWERS)
+def test_chapter_shows_the_flowers_from_the_records(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SNP_RUNS_DIR", str(tmp_path / "none"))
+    monkeypatch.setenv("SNP_DATA_DIR", str(tmp_path / "none"))  # nothing to train on: all comes from the records
+    execute(name, tmp_path, monkeypatch, dataset="flowers102")
+
+
+def execute(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **parameters: str) -> None:
+    """Run a chapter with those of the parameters that it has; every cell must have run, without an error."""
     monkeypatch.delenv("SNP_ACCEPT", raising=False)
     notebook = chapters()[name]
     known = papermill.inspect_notebook(str(notebook))
-    wanted = {"scale": "smoke", "seeds": "0", "device": "cpu"}
-    given = {key: value for key, value in wanted.items() if key in known}
-    if dataset is not None:
-        assert "dataset" in known
-        given["dataset"] = dataset
-    output = tmp_path / notebook.name
+    assert "dataset" not in parameters or "dataset" in known
+    given, output = {key: value for key, value in parameters.items() if key in known}, folder / notebook.name
     papermill.execute_notebook(str(notebook), str(output), given, cwd=str(BOOK), progress_bar=False)
     code = [cell for cell in nbformat.read(output, 4).cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in code)
