@@ -84,8 +84,8 @@ def gain_of_labels(runs: Sequence[Run], *, rule: Rule = "mean logit", theta: flo
     encoders. Two networks place a label alike if its companies correlate.
 
     Returns:
-        One row per label: label (its name), alone (members' mean accuracy), together, gain; apart, one minus Pearson's
-        correlation of the label's company in two members, mean over pairs (NaN where no head of a member recognises it).
+        Columns label (its name), alone (members' mean accuracy), together, gain, and apart, one minus Pearson's correlation
+        of the label's company in two members, mean over pairs (NaN where no head of a member recognises it).
     """
     members = committee.gather(runs)
     alone, together = committee.right(members, None).mean(axis=0), committee.right(members, rule)[0]

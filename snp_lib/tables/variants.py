@@ -26,8 +26,8 @@ def head_statistics(runs: Sequence[Run], **options: Any) -> pd.DataFrame:
     """Averages over the heads of every encoder, with the columns and options of :func:`snp_lib.tables.site_statistics`.
 
     Returns:
-        Two columns more: share, the heads that recognise a label as a share of all heads, mean over labels; noise_share,
-        the noise of a head as a share of the elements off the diagonal.
+        Also the columns share, the heads that recognise a label as a share of all heads, mean over labels, and
+        noise_share, the noise of a head as a share of the elements off the diagonal.
     """
     table = site_statistics(runs, kinds=("mha",), unit="head", **options)
     heads, labels = (pd.Series({run.experiment.seed: value(run) for run in runs}) for value in (_heads, _labels))
