@@ -203,10 +203,15 @@ CATALOGUE: dict[str, Entry] = {
     **variants(cct),
 }
 
+_PAPER_B = ("cct", "cct-h16", "cct-h64", "cct-h128", "cct-k1-full1", "cct-k1", "cct-k2-full1", "cct-k2", "cct-k3-full1", "cct-k3")
 SETS: dict[str, tuple[tuple[str, int], ...]] = {
     "cct": (("cct", 0), ("cct-prenorm", 0), ("cct", 1), ("cct", 2)),
+    "variants": (
+        *((name, seed) for seed in range(3) for name in _PAPER_B),
+        *((name, seed) for seed in range(3) for name in variants(cct) if name not in _PAPER_B),
+    ),
 }
-"""Experiments and seeds worth recording together, the most valuable first."""
+"""Experiments and seeds worth recording together, the most valuable first; those that a scale does not have are left out there."""
 
 
 BY_DATASET = {"cifar100": "cct", "flowers102": "flowers", "flowers102-trainval": "flowers-trainval"}
@@ -246,7 +251,7 @@ def convolutions_first(scale: Scale) -> list[str]:
 
 
 def members(name: str, scale: Scale) -> list[Experiment]:
-    """The experiments of a set at a scale, in order of value; raises ValueError for an unknown set."""
+    """The experiments of a set that a scale has, in order of value; raises ValueError for an unknown set."""
     if name not in SETS:
         raise ValueError(f"unknown set {name!r}; there are {', '.join(SETS)}")
-    return [get(experiment, scale, seed) for experiment, seed in SETS[name]]
+    return [get(experiment, scale, seed) for experiment, seed in SETS[name] if scale in CATALOGUE[experiment].cost]

@@ -108,6 +108,17 @@ def test_an_unknown_set_is_named() -> None:
         experiments.members("nothing", "smoke")
 
 
+def test_the_variants_of_paper_b_come_in_order_of_value() -> None:
+    ids = [experiment.id for experiment in experiments.members("variants", "paper")]
+    assert ids[:4] == ["cct-paper-s0", "cct-h16-paper-s0", "cct-h64-paper-s0", "cct-h128-paper-s0"]
+    assert ids.index("cct-k3-paper-s0") < ids.index("cct-paper-s1") < ids.index("cct-h8-paper-s0")
+    known = {name for name, entry in experiments.CATALOGUE.items() if name.startswith(("cct-h", "cct-k")) and "paper" in entry.cost}
+    assert set(ids) == {f"{name}-paper-s{seed}" for name in {"cct", *known} for seed in range(3)}
+    smoke = [experiment.id for experiment in experiments.members("variants", "smoke")]
+    assert "cct-h8-smoke-s2" in smoke
+    assert "cct-h16-smoke-s0" not in smoke
+
+
 @pytest.mark.parametrize("name", sorted(experiments.SETS))
 def test_every_set_is_in_the_catalogue(name: str) -> None:
     for scale in experiments.SCALES:
