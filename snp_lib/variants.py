@@ -10,7 +10,7 @@ from typing import Any
 from snp_lib.definition import Entry, Experiment, Scale
 from snp_lib.models import CCTConfig, configuration
 
-HEADS: dict[Scale, tuple[int, ...]] = {"smoke": (8,), "small": (2, 8, 16, 32), "paper": (8, 16, 32, 64, 128)}
+HEADS: dict[Scale, tuple[int, ...]] = {"smoke": (2, 16), "small": (2, 8, 16, 32), "paper": (8, 16, 32, 64, 128)}
 """Numbers of heads besides the four of ``cct``, at the same width: more heads are narrower."""
 
 WIDE: dict[Scale, tuple[int, ...]] = {"smoke": (2,), "small": (2, 8), "paper": (2, 8)}
