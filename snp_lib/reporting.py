@@ -184,7 +184,7 @@ def record_id(runs: Sequence[Run]) -> str:
 def provenance(runs: Sequence[Run]) -> str:
     """The line under every figure, one for each experiment: its name, scale, data, n, seeds, device and record hashes."""
     families: dict[str, list[Run]] = {}
-    for run in runs:
+    for run in {run.experiment.id: run for run in runs}.values():  # one that is there twice is named once
         families.setdefault(run.experiment.name, []).append(run)
     lines = []
     for name, family in families.items():

@@ -51,7 +51,8 @@ def latencies(
         raise ValueError("name at least one network to time")
     first = next(iter(networks.values()))[0]
     place = making.choose_device(device)
-    shapes = {key: [[run.experiment.model, run.experiment.model_options] for run in runs] for key, runs in networks.items()}
+    # a list, as results stand in this order
+    shapes = [[key, [[run.experiment.model, run.experiment.model_options] for run in runs]] for key, runs in networks.items()]
     options = {"networks": shapes, "batches": list(batches), "compiled": compiled, "device": place.type}
     compute = functools.partial(_time, networks, batches, compiled, place, SECONDS[first.experiment.scale])
     arrays = derived(first, f"latency-{name}-{'compiled-' if compiled else ''}{place.type}", options, compute, refresh=refresh)

@@ -50,8 +50,7 @@ def test_every_committee_of_every_pool_is_counted(four: list[Run]) -> None:
         assert row.disagreement == committee.disagreement(logits)
         held = committee.probabilities(logits, "majority vote")
         assert row.ece == pytest.approx(committee.calibration_error(held, labels.astype(np.int64)))
-        each = [committee.calibration_error(committee.probabilities(one[None]), labels.astype(np.int64)) for one in logits]
-        assert row.ece_alone == pytest.approx(np.mean(each))
+        assert row.confidence == pytest.approx(held.max(axis=-1).mean())
     single = table[table["size"] == 1]
     assert single.gain.abs().max() == single.gain_best.abs().max() == 0
     figure = plots.lines(table, "size", {"gain": "gain", "ece": "ece"}, by="kind", colors={"all": "red", "heads": "blue"}, xlabel="members")
@@ -108,7 +107,17 @@ def test_latency_of_several_runs_is_kept_with_the_first(four: list[Run], tmp_pat
     again = speeds.latencies(networks, "committee", batches=(1, 4), device="cpu")
     assert again.equals(table)
     assert (tmp_path / "derived" / four[0].experiment.id / "latency-committee-cpu.npz").exists()
-    with pytest.raises(TypeError):  # other networks are timed anew
-        speeds.latencies({"one": four[:1]}, "committee", batches=(1, 4), device="cpu")
+    for others in ({"one": four[:1]}, {"one": four[:1], "other": four[:3]}):
+        with pytest.raises(TypeError):  # other networks are timed anew
+            speeds.latencies(others, "committee", batches=(1, 4), device="cpu")
+    both = {"one": four[:1], "two": four[:2], "three": four[:3]}
+    monkeypatch.undo()
+    monkeypatch.setenv("SNP_RUNS_DIR", str(tmp_path))
+    monkeypatch.setattr(store, "RECORDS", tmp_path / "records")
+    monkeypatch.setattr(speeds, "SECONDS", {"smoke": 0.2})
+    for order in (["one", "two", "three"], ["one", "three", "two"]):  # what is stored in another order is not taken for this one
+        found = speeds.latencies({name: both[name] for name in order}, "order", device="cpu")
+        macs = found.set_index("network").macs
+        assert (macs / macs["one"]).to_dict() == {"one": 1, "two": 2, "three": 3}
     with pytest.raises(ValueError, match="at least one network"):
         speeds.latencies({}, "committee", device="cpu")

@@ -194,7 +194,7 @@ def test_provenance_names_what_made_a_figure() -> None:
 
 
 def test_provenance_has_a_line_for_each_experiment() -> None:
-    lines = reporting.provenance([*runs(0, 1), *runs(3, experiment="vit")]).splitlines()
+    lines = reporting.provenance([*runs(0, 1), *runs(3, experiment="vit"), *runs(0)]).splitlines()
     assert lines[0] == reporting.provenance(runs(0, 1))
     assert lines[1].startswith("vit · small · cifar100 · n = 1 (seeds 3) · ")
     assert len(lines) == 2

@@ -25,17 +25,16 @@ def committees(pools: Pools, *, rules: Sequence[Rule] = RULES) -> pd.DataFrame:
     Returns:
         Columns kind, pool (its number), size, members (their names), rule; accuracy, mean and best (of the members alone) in
         [0, 1]; gain and gain_best, accuracy minus these two; disagreement and error_correlation of the members, see
-        :mod:`snp_lib.committee`; ece, its expected calibration error, and ece_alone, the members' mean.
+        :mod:`snp_lib.committee`; confidence, what it holds of its answers on average, and ece, its expected calibration error.
     """
     rows: list[dict[str, Any]] = []
     for kind, of in pools.items():
         for p, runs in enumerate(of):
             whole = committee.gather(runs)
-            alone = {member.names[0]: _calibration(member.logits, member) for member in committee.draws(whole, 1)}
             for size in range(1, len(runs) + 1):
                 for drawn in committee.draws(whole, size):
-                    mean = float(np.mean([alone[name] for name in drawn.names]))
-                    rows += [{"kind": kind, "pool": p} | _of(drawn, rule) | {"ece_alone": mean} for rule in rules]
+                    members: dict[str, Any] = {"kind": kind, "pool": p, "size": size} | _of_members(drawn)
+                    rows += [members | _decided(drawn, rule, members["mean"], members["best"]) for rule in rules]
     return pd.DataFrame(rows)
 
 
@@ -55,26 +54,27 @@ def diagonals(pools: Sequence[Sequence[Run]]) -> list[list[Run]]:
     return [[pools[(i + r) % count][place] for i, place in enumerate(places)] for r in range(count)]
 
 
-def _of(members: Members, rule: Rule) -> dict[str, Any]:
+def _of_members(members: Members) -> dict[str, Any]:
     alone = committee.right(members, None).mean(axis=1)
-    together = float(committee.right(members, rule).mean())
     return {
-        "size": len(members.names),
         "members": ", ".join(members.names),
-        "rule": rule,
-        "accuracy": together,
         "mean": alone.mean(),
         "best": alone.max(),
-        "gain": together - alone.mean(),
-        "gain_best": together - alone.max(),
         "disagreement": committee.disagreement(members.logits),
         "error_correlation": committee.error_correlation(members.logits, members.labels),
-        "ece": _calibration(members.logits, members, rule),
     }
 
 
-def _calibration(logits: np.ndarray, members: Members, rule: Rule = "mean logit") -> float:
-    return committee.calibration_error(committee.probabilities(logits, rule), members.labels)
+def _decided(members: Members, rule: Rule, mean: float, best: float) -> dict[str, Any]:
+    together, held = float(committee.right(members, rule).mean()), committee.probabilities(members.logits, rule)
+    return {
+        "rule": rule,
+        "accuracy": together,
+        "gain": together - mean,
+        "gain_best": together - best,
+        "confidence": held.max(axis=-1).mean(),
+        "ece": committee.calibration_error(held, members.labels),
+    }
 
 
 def gain_of_labels(runs: Sequence[Run], *, rule: Rule = "mean logit", theta: float = THETA) -> pd.DataFrame:
