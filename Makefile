@@ -4,6 +4,8 @@ PYTHON ?= python3
 PORT ?= 8000
 # Which build of torch: cpu, cu130, auto …; empty leaves it to the package index.
 TORCH ?=
+# Chapters and test files that run at a time.
+JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -35,8 +37,8 @@ $(STAMP): pyproject.toml constraints.txt
 
 book: env
 	rm -rf _build/smoke
-	SNP_RUNS_DIR="$(CURDIR)/_build/smoke" $(BIN)/snp reproduce --scale smoke --seeds 0,1
-	SNP_RUNS_DIR="$(CURDIR)/_build/published" $(BIN)/snp reproduce
+	SNP_RUNS_DIR="$(CURDIR)/_build/smoke" $(BIN)/snp reproduce --scale smoke --seeds 0,1 --jobs $(JOBS)
+	SNP_RUNS_DIR="$(CURDIR)/_build/published" $(BIN)/snp reproduce --jobs $(JOBS)
 	$(BIN)/jupyter-book build . -W -n --keep-going
 	@echo "The book is built: $(CURDIR)/$(SITE)/index.html"
 
@@ -44,8 +46,8 @@ test: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy snp_lib
-	$(BIN)/pytest --nbval book/*.ipynb
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile --nbval book/*.ipynb
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile
 
 serve:
 	test -f $(SITE)/index.html || { echo "nothing is built yet; run make book"; exit 1; }

@@ -127,6 +127,7 @@ def _parser() -> _Parser:
     sub.add_argument("--refresh", action="store_true", help="train anew even where a run or record exists")
     sub.add_argument("--accept", action="store_true", help="make the numbers found the published ones")
     sub.add_argument("--in-place", action="store_true", help="store the executed chapters in book/ (default: runs/chapters/)")
+    sub.add_argument("--jobs", type=_positive, default=1, help="chapters executed at a time, which share the cores (default: 1)")
     add("doctor", _doctor, "print versions, device, data and disk")
     return parser
 
@@ -323,6 +324,7 @@ def _reproduce(options: argparse.Namespace) -> int:
         refresh=options.refresh,
         accept=options.accept,
         in_place=options.in_place,
+        jobs=options.jobs,
     )
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
+import multiprocessing
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from tqdm.auto import tqdm
 
@@ -48,6 +49,7 @@ def reproduce(
     refresh: bool = False,
     accept: bool = False,
     in_place: bool = False,
+    jobs: int = 1,
 ) -> int:
     """Execute chapters and print a table of their claims.
 
@@ -56,17 +58,20 @@ def reproduce(
         scale, seeds, dataset: None leaves each chapter's own default.
         accept: make the numbers found the published ones instead of checking them.
         in_place: store the executed notebooks in ``book/``; else under ``runs/chapters/``.
+        jobs: chapters executed at a time, which share the cores; what two of them need is made once.
 
     Returns:
         0, or 1 if a chapter failed or a reported number or verdict differs from the published one.
 
     Raises:
-        ReproduceError: unknown chapter, or papermill is not installed.
+        ReproduceError: unknown chapter, papermill is not installed, or several jobs are to accept numbers.
     """
     try:
         import papermill
     except ImportError as error:
         raise ReproduceError("reproducing chapters needs the notebook packages: pip install 'snp-lib[book]'") from error
+    if accept and jobs > 1:
+        raise ReproduceError("numbers are accepted one chapter at a time: leave out the jobs, or do not accept")
     chosen = select(names)
     parameters: dict[str, Any] = {"device": device, "refresh": refresh}
     if scale is not None:
@@ -76,29 +81,46 @@ def reproduce(
     if dataset is not None:
         parameters["dataset"] = dataset
     failed: dict[str, str] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "reported.jsonl"
-        environment = {"SNP_REPORT_LOG": str(log), "SNP_ACCEPT": "1" if accept else "0"}
-        with mock.patch.dict(os.environ, environment):
-            for stem, path in tqdm(chosen.items(), desc="chapters", unit="chapter"):
-                output = (Path(folder) if in_place else runs_dir() / "chapters") / path.name
-                output.parent.mkdir(parents=True, exist_ok=True)
-                known = papermill.inspect_notebook(path)
-                given = {k: v for k, v in parameters.items() if k in known}
-                if in_place and scale is None and seeds is None and dataset is None:
-                    given = {}  # the committed chapter shows its own defaults
-                try:
-                    papermill.execute_notebook(path, output, given, cwd=str(BOOK), progress_bar=False)
-                except papermill.PapermillExecutionError as error:
-                    failed[stem] = f"{error.ename}: {error.evalue}"
-                    continue
-                if in_place:
-                    path.write_text(tidy(json.loads(output.read_text())))
-        numbers = [Reported(**json.loads(line)) for line in log.read_text().splitlines()] if log.exists() else []
+    numbers: list[Reported] = []
+    own_process = multiprocessing.get_context("spawn")  # a fork of torch's threads may hang
+    with tempfile.TemporaryDirectory() as folder, concurrent.futures.ProcessPoolExecutor(jobs, own_process) as workers:
+        waiting: dict[concurrent.futures.Future[str | None], str] = {}
+        outputs = {stem: (Path(folder) if in_place else runs_dir() / "chapters") / path.name for stem, path in chosen.items()}
+        logs = {stem: Path(folder) / f"{stem}.jsonl" for stem in chosen}
+        for stem, path in chosen.items():
+            known = papermill.inspect_notebook(str(path))
+            given = {k: v for k, v in parameters.items() if k in known}
+            if in_place and scale is None and seeds is None and dataset is None:
+                given = {}  # the committed chapter shows its own defaults
+            outputs[stem].parent.mkdir(parents=True, exist_ok=True)
+            environment = {"SNP_REPORT_LOG": str(logs[stem]), "SNP_ACCEPT": "1" if accept else "0"}
+            if jobs > 1:
+                environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
+            waiting[workers.submit(_execute, path, outputs[stem], given, environment)] = stem
+        for done in tqdm(concurrent.futures.as_completed(waiting), total=len(waiting), desc="chapters", unit="chapter"):
+            stem = waiting[done]
+            if (reason := done.result()) is not None:
+                failed[stem] = reason
+            elif in_place:
+                chosen[stem].write_text(tidy(json.loads(outputs[stem].read_text())))
+        for log in (log for log in logs.values() if log.exists()):
+            numbers += [Reported(**json.loads(line)) for line in log.read_text().splitlines()]
     print(table(numbers))
     for stem, reason in failed.items():
         print(f"FAILED {stem}: {reason}")
     return 1 if failed else 0
+
+
+def _execute(path: Path, output: Path, parameters: Mapping[str, Any], environment: Mapping[str, str]) -> str | None:
+    """Execute one chapter in the folder it lies in; None, or why it failed."""
+    import papermill
+
+    os.environ.update(environment)
+    try:
+        papermill.execute_notebook(str(path), str(output), dict(parameters), cwd=str(path.parent), progress_bar=False)
+    except papermill.PapermillExecutionError as error:
+        return f"{error.ename}: {error.evalue}"
+    return None
 
 
 def table(numbers: Sequence[Reported]) -> str:
