@@ -90,10 +90,12 @@ def test_names_have_colours_of_their_own() -> None:
 
 @pytest.mark.parametrize("scale", experiments.SCALES)
 def test_the_networks_with_convolutions_first_are_in_the_catalogue(scale: Any) -> None:
-    names = experiments.convolutions_first(scale)
-    assert names[0] == "cct"
-    known = [name for name, entry in experiments.CATALOGUE.items() if name.startswith("cct-k") and scale in entry.cost]
-    assert names[1:] == known
+    fronts = experiments.convolutions_first(scale)
+    known = {name for name, entry in experiments.CATALOGUE.items() if name.startswith("cct-k") and scale in entry.cost}
+    assert {*fronts, *fronts.values()} == known
+    for front, control in fronts.items():
+        options, without = (experiments.get(name, scale, 0).model_options for name in (front, control))
+        assert without == {key: value for key, value in options.items() if not key.startswith("front")} != options
 
 
 def test_depth_and_lines(smoke_run: Run) -> None:
