@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -65,11 +66,24 @@ def latencies(
 
 def _time(networks: Mapping[str, Sequence[Run]], batches: Sequence[int], compiled: bool, place: torch.device, seconds: float) -> Arrays:
     models = {key: _network(runs) for key, runs in networks.items()}
-    if compiled:
-        models = {key: torch.compile(model) for key, model in models.items()}  # type: ignore[misc]
-    found = [latency.compare(models, batch, place, limit=seconds).rows() for batch in batches]
+    found = []
+    for batch in batches:
+        with _compiled(models) if compiled else contextlib.nullcontext(models) as forms:
+            found.append(latency.compare(forms, batch, place, limit=seconds).rows())
     arrays = {column: np.array([[row[column] for row in rows] for rows in found]) for column in COLUMNS}
     return arrays | {"threads": np.array([torch.get_num_threads()])}
+
+
+@contextlib.contextmanager
+def _compiled(models: Mapping[str, nn.Module]) -> Iterator[dict[str, nn.Module]]:
+    """The models compiled for the shape that they meet first.
+
+    Networks of one class share its forward pass, and torch goes back to the eager one, silently, once that has been
+    compiled some eight times: so the limit is raised, and reaching it is an error.
+    """
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(recompile_limit=8 + len(models), fail_on_recompile_limit_hit=True):
+        yield {key: cast(nn.Module, torch.compile(model, dynamic=False)) for key, model in models.items()}
 
 
 def _network(runs: Sequence[Run]) -> nn.Module:

@@ -36,6 +36,10 @@ NODE_SITES = ("mha", "ff_hidden")
 MEASURED = {
     "cct-h2": "test accuracy 0.559 on CIFAR-100 (n = 1); 31 minutes of one core",
     "cct-h16": "test accuracy 0.577 on CIFAR-100 (n = 1); 50 minutes of one core",
+    "cct-k1": "test accuracy 0.554 on CIFAR-100 (n = 1)",
+    "cct-k1-full1": "test accuracy 0.582 on CIFAR-100 (n = 1)",
+    "cct-k1-narrow2": "test accuracy 0.504 on CIFAR-100 (n = 1)",
+    "cct-k1-separable2": "test accuracy 0.534 on CIFAR-100 (n = 1)",
 }
 """What is known of the variants at small scale."""
 
@@ -94,7 +98,7 @@ def variants(base: Build) -> dict[str, Entry]:
         for front, options in FRONTS.items():
             what = f"{options['front_layers']} × {options['front']} convolution" if front else "nothing"
             change = functools.partial(without_first, encoders=count, front=front)
-            add(change, _scales(REPLACED, count), f"cct, {what} in place of the first {count} encoder{'s' if count > 1 else ''}")
+            add(change, _scales(REPLACED, count), f"cct, {what} in place of the first {f'{count} encoders' if count > 1 else 'encoder'}")
     return found
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import shortened
 from matplotlib.figure import Figure
+from torch import Tensor, nn
 
 from snp_lib import committee, latency, plots, speeds, store, tables
 from snp_lib.performance import summarize
@@ -121,3 +124,29 @@ def test_latency_of_several_runs_is_kept_with_the_first(four: list[Run], tmp_pat
         assert (macs / macs["one"]).to_dict() == {"one": 1, "two": 2, "three": 3}
     with pytest.raises(ValueError, match="at least one network"):
         speeds.latencies({}, "committee", device="cpu")
+
+
+def test_a_dozen_networks_of_one_class_are_all_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Layer(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, width)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x).relu()
+
+    graphs = []
+
+    def count(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    networks = {str(width): Layer(width) for width in range(1, 13)}
+    plain = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model, **options: plain(model, backend=count, **options))  # needs no compiler
+    with speeds._compiled(networks) as forms:
+        for _ in range(2):
+            for name, form in forms.items():
+                x = torch.randn(3, 4)
+                assert torch.equal(form(x), networks[name](x))
+    assert len(graphs) == 12

@@ -30,7 +30,7 @@ def test_chapter_runs_from_nothing_at_smoke_scale(name: str, runs: Path, tmp_pat
     execute(name, tmp_path, monkeypatch, scale="smoke", seeds="0", device="cpu")
 
 
-FLOWERS = ("02_snp_matrices", "03_sharpening", "04_symmetry_breaking")
+FLOWERS = ("02_snp_matrices", "03_sharpening", "04_symmetry_breaking", "05_andc")
 
 
 @pytest.mark.slow
