@@ -14,7 +14,7 @@ from snp_lib.elsewhere import ELSEWHERE
 from snp_lib.performance.readout import ReadoutRecipe
 from snp_lib.training.recipe import Recipe
 from snp_lib.training.recipes import CCT_300
-from snp_lib.variants import FRONTS, HEADS, REPLACED, heads_of, variants
+from snp_lib.variants import FRONTS, HEADS, REPLACED, WIDE, heads_of, variants
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -234,15 +234,19 @@ def head_counts(scale: Scale) -> list[int]:
     return sorted({heads_of(cct(scale, 0)), *HEADS[scale]})
 
 
-def with_heads(count: int, scale: Scale, seed: int) -> Experiment:
+def with_heads(count: int, scale: Scale, seed: int, *, wide: bool = False) -> Experiment:
     """The compact transformer of that many heads: ``cct`` itself or one of its variants.
+
+    Args:
+        wide: each head as wide as those of ``cct``, so that the network widens with their number.
 
     Raises:
         ValueError: a number that the scale has not, listing those it has.
     """
-    if count not in head_counts(scale):
-        raise ValueError(f"at scale {scale} there are networks of {', '.join(map(str, head_counts(scale)))} heads, not of {count}")
-    return get("cct" if count == heads_of(cct(scale, 0)) else f"cct-h{count}", scale, seed)
+    own = heads_of(cct(scale, 0))
+    if count not in (counts := sorted({own, *WIDE[scale]}) if wide else head_counts(scale)):
+        raise ValueError(f"at scale {scale} there are networks of {', '.join(map(str, counts))} {'wide ' * wide}heads, not of {count}")
+    return get("cct" if count == own else f"cct-h{count}{'-wide' * wide}", scale, seed)
 
 
 def convolutions_first(scale: Scale) -> dict[str, str]:

@@ -81,6 +81,13 @@ def test_networks_by_their_number_of_heads(scale: Any) -> None:
     assert experiments.with_heads(4, scale, 0) == experiments.get("cct", scale, 0)
     with pytest.raises(ValueError, match=f"at scale {scale} there are networks of {', '.join(map(str, counts))} heads, not of 5"):
         experiments.with_heads(5, scale, 0)
+    own = initial_model(experiments.get("cct", scale, 0), 10).config
+    for count in variants.WIDE[scale]:
+        config = initial_model(experiments.with_heads(count, scale, 0, wide=True), 10).config
+        assert (config.num_heads, config.embed_dim // config.num_heads) == (count, own.embed_dim // own.num_heads)
+    assert experiments.with_heads(4, scale, 0, wide=True) == experiments.get("cct", scale, 0)
+    with pytest.raises(ValueError, match="wide heads, not of 5"):
+        experiments.with_heads(5, scale, 0, wide=True)
 
 
 def test_seeds_from_text() -> None:

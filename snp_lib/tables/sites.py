@@ -105,8 +105,8 @@ def rises(table: pd.DataFrame) -> pd.DataFrame:
     """SNR of the last encoder over that of the first, in column rise: one row per seed, kind and whatever else tells rows apart.
 
     Args:
-        table: with columns seed, kind, block and snr, and heads, epoch, theta, readout or silenced where there are several.
+        table: with columns seed, kind, block and snr, and network, heads, epoch, theta, readout or silenced where there are several.
     """
-    keys = [name for name in ("seed", "kind", "heads", "epoch", "theta", "readout", "silenced") if name in table]
+    keys = [name for name in ("seed", "kind", "network", "heads", "epoch", "theta", "readout", "silenced") if name in table]
     snr = table.pivot(index=keys, columns="block", values="snr")
     return (snr[snr.columns.max()] / snr[snr.columns.min()]).rename("rise").reset_index()
