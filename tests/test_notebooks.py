@@ -5,6 +5,7 @@ One seed, so that nothing needs a second one; `make book` runs them with two.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import nbformat
@@ -17,8 +18,9 @@ from snp_lib.reproduce import chapters
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty folder of runs that the chapters share, so that each experiment is trained once."""
-    return tmp_path_factory.mktemp("runs")
+    """An empty folder of runs that the chapters share, in every worker of pytest-xdist, so that each experiment is trained once."""
+    own = tmp_path_factory.getbasetemp()
+    return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "chapters"
 
 
 @pytest.mark.slow
