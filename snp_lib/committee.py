@@ -139,18 +139,26 @@ def error_correlation(logits: Float[np.ndarray, "member image label"], labels: I
     return float(np.corrcoef(wrong)[np.triu_indices(len(wrong), 1)].mean())
 
 
-def calibration_error(probability: Float[np.ndarray, "image label"], labels: Int[np.ndarray, " image"], bins: int = 15) -> float:
+def calibration_error(
+    probability: Float[np.ndarray, "image label"],
+    labels: Int[np.ndarray, " image"],
+    bins: int = 15,
+    decided: Int[np.ndarray, " image"] | None = None,
+) -> float:
     """Expected calibration error: how far accuracy and mean confidence lie apart in bins of equal width, weighted by images.
 
     Source: Guo et al., "On calibration of modern neural networks", arXiv:1706.04599. Confidence is the largest
     probability; bins are open on the left and closed on the right.
+
+    Args:
+        decided: the label chosen for each image; None: the first of largest probability. A vote that ties chooses otherwise.
 
     Raises:
         ValueError: fewer than one bin, or no image.
     """
     if bins < 1 or not len(labels):
         raise ValueError(f"expected at least one bin and one image, got {bins} and {len(labels)}")
-    confidence, right = probability.max(axis=-1), probability.argmax(axis=-1) == labels
+    confidence, right = probability.max(axis=-1), (probability.argmax(axis=-1) if decided is None else decided) == labels
     which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gap = np.bincount(which, weights=right, minlength=bins) - np.bincount(which, weights=confidence, minlength=bins)
     return float(np.abs(gap).sum() / len(labels))

@@ -1,13 +1,17 @@
-"""Measurements that hang off a run: kept with the run, the options and the code that made them (defined here).
+"""Measurements that hang off a run, kept with it and with the options behind them (defined here).
 
 A measurement is a few arrays, ``NAME.npz``, and a manifest, ``NAME.json``, in ``derived/ID/`` of the user's runs or of
-the committed records. One made from another training, with other options, or damaged, is never used.
+the committed records. One made from another training, with other options, or damaged, is never used; one that another
+version of the library made is, and its manifest names that version. Where a measurement of the same run stands with other
+options, a new one is named ``NAME@HASH``, so that none is lost.
 """
 
 from __future__ import annotations
 
 import datetime
+import hashlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -56,11 +60,12 @@ def derived(
 
 def find(run: Run, name: str, options: Mapping[str, Any]) -> Arrays | None:
     """The stored measurement of this very run with these options, or None; raises StoreError if it is damaged."""
-    for place in ("runs", "records"):
-        path = folder(run, place) / f"{name}.npz"
+    wanted = _manifest(run, options)
+    folders = folder(run, "runs"), folder(run, "records")
+    for place, file in itertools.product(folders, (name, _name_of_options(name, wanted))):
+        path = place / f"{file}.npz"
         try:
             manifest = json.loads(path.with_suffix(".json").read_bytes())
-            wanted = _manifest(run, options)
             if any(manifest[key] != wanted[key] for key in ("format", "run", "options")):
                 continue
             if sha256(path) != manifest["sha256"]:
@@ -78,7 +83,7 @@ def promote(run: Run) -> list[Path]:
     """Copy the measurements of a run to the committed records; those of an older training there go.
 
     Raises:
-        StoreError: the disk refuses.
+        StoreError: a record of that name was made with other options: delete the one that is not wanted.
     """
     source, target = folder(run, "runs"), folder(run, "records")
     made_of = _manifest(run, {})["run"]
@@ -86,12 +91,16 @@ def promote(run: Run) -> list[Path]:
         if json.loads(path.read_bytes())["run"] != made_of:
             path.with_suffix(".npz").unlink(missing_ok=True)
             path.unlink()
+    new = {path: manifest for path in sorted(source.glob("*.json")) if (manifest := json.loads(path.read_bytes()))["run"] == made_of}
+    for path, manifest in new.items():
+        there = target / path.name
+        if there.exists() and json.loads(there.read_bytes())["options"] != manifest["options"]:
+            raise StoreError(f"{there} was made with other options than {path}: delete the one that is not wanted")
     copied = []
-    for path in sorted(source.glob("*.json")):
-        if json.loads(path.read_bytes())["run"] == made_of:
-            target.mkdir(parents=True, exist_ok=True)
-            for file in (path.with_suffix(".npz"), path):
-                copied.append(Path(shutil.copyfile(file, target / file.name)))
+    for path in new:
+        target.mkdir(parents=True, exist_ok=True)
+        for file in (path.with_suffix(".npz"), path):
+            copied.append(Path(shutil.copyfile(file, target / file.name)))
     return copied
 
 
@@ -111,18 +120,34 @@ def _manifest(run: Run, options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _name_of_options(name: str, manifest: Mapping[str, Any]) -> str:
+    return f"{name}@{hashlib.sha256(json.dumps(manifest['options'], sort_keys=True).encode()).hexdigest()[:8]}"
+
+
 def _write(target: Path, name: str, arrays: Arrays, manifest: dict[str, Any]) -> None:
     stream = io.BytesIO()
     np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
-    partial = target / f".{name}.partial-{os.getpid()}"
+    partial = {suffix: target / f".{name}.partial-{os.getpid()}.{suffix}" for suffix in ("npz", "json")}
     try:
         target.mkdir(parents=True, exist_ok=True)
-        write_durably(partial, stream.getvalue())
-        manifest["sha256"] = sha256(partial)
-        os.replace(partial, target / f"{name}.npz")
-        write_durably(partial, json.dumps(manifest, indent=1).encode() + b"\n")
-        os.replace(partial, target / f"{name}.json")
+        if _taken(target / f"{name}.json", manifest):
+            name = _name_of_options(name, manifest)
+        write_durably(partial["npz"], stream.getvalue())
+        manifest["sha256"] = sha256(partial["npz"])
+        write_durably(partial["json"], json.dumps(manifest, indent=1).encode() + b"\n")
+        for suffix, path in partial.items():  # both are whole: a full disk can no longer part them
+            os.replace(path, target / f"{name}.{suffix}")
     except OSError as error:
         raise StoreError(f"cannot write the measurement {target / name}: {error}. Make room; nothing half-written is left.") from error
     finally:
-        partial.unlink(missing_ok=True)
+        for path in partial.values():
+            path.unlink(missing_ok=True)
+
+
+def _taken(path: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether a measurement of the same run with other options stands there."""
+    try:
+        there = json.loads(path.read_bytes())
+        return bool(there["run"] == manifest["run"] and there["options"] != manifest["options"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # nothing, or nothing that could be read

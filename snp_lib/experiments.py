@@ -229,9 +229,20 @@ def on(dataset: str, scale: Scale, seed: int) -> Experiment:
     return get(BY_DATASET[dataset], scale, seed)
 
 
-def head_counts(scale: Scale) -> list[int]:
-    """Numbers of heads that there are at a scale for the same width, that of ``cct`` among them, ascending."""
-    return sorted({heads_of(cct(scale, 0)), *HEADS[scale]})
+def head_counts(scale: Scale, asked: str = "") -> list[int]:
+    """Numbers of heads that there are at a scale for the same width, that of ``cct`` among them, ascending.
+
+    Args:
+        asked: some of them, such as ``"2,16"``; empty: all.
+
+    Raises:
+        ValueError: a number that the scale has not, or a single one, which compares with none.
+    """
+    there = sorted({heads_of(cct(scale, 0)), *HEADS[scale]})
+    chosen = sorted(int(part) if part.strip().isdigit() else 0 for part in asked.split(",")) if asked.strip() else there
+    if len(set(chosen)) != len(chosen) or not set(chosen) <= set(there) or len(chosen) < 2:
+        raise ValueError(f"scale {scale!r} has networks of {', '.join(map(str, there))} heads: name two of them or more, got {asked!r}")
+    return chosen
 
 
 def with_heads(count: int, scale: Scale, seed: int, *, wide: bool = False) -> Experiment:

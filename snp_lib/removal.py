@@ -48,6 +48,7 @@ def pruned_latency(
     """
     thetas = thetas or THETAS[run.experiment.scale]
     options = {"thetas": list(thetas), "batches": list(batches), "device": making.choose_device(device).type}
+    options |= {} if seconds is None else {"seconds": seconds}
     compute = functools.partial(_time, run, thetas, batches, seconds or SECONDS[run.experiment.scale], device)
     return derived(run, f"latency-pruned-{options['device']}", options, compute, refresh=refresh)
 

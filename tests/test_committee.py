@@ -121,6 +121,9 @@ def test_calibration_error_by_hand() -> None:
     assert committee.calibration_error(held, labels, bins=4) == pytest.approx((2 * 0.35 + 2 * 0.35) / 4)
     assert committee.calibration_error(np.eye(3), np.arange(3)) == 0
     assert committee.calibration_error(np.eye(3), np.array([1, 2, 0])) == 1
+    # two votes each for the first and the second label and one for the third, decided for the second, which is right
+    assert committee.calibration_error(np.array([[0.4, 0.4, 0.2]]), np.array([1])) == pytest.approx(0.4)
+    assert committee.calibration_error(np.array([[0.4, 0.4, 0.2]]), np.array([1]), decided=np.array([1])) == pytest.approx(0.6)
     with pytest.raises(ValueError, match="at least one bin"):
         committee.calibration_error(held, labels, bins=0)
 

@@ -51,8 +51,9 @@ def test_every_committee_of_every_pool_is_counted(four: list[Run]) -> None:
         assert row.gain == pytest.approx(together - np.mean(alone))
         assert row.gain_best == pytest.approx(together - max(alone))
         assert row.disagreement == committee.disagreement(logits)
-        held = committee.probabilities(logits, "majority vote")
-        assert row.ece == pytest.approx(committee.calibration_error(held, labels.astype(np.int64)))
+        held, decided = committee.probabilities(logits, "majority vote"), committee.decide(logits, "majority vote")
+        assert (held.argmax(axis=-1) != decided).any()  # where votes tie
+        assert row.ece == pytest.approx(committee.calibration_error(held, labels.astype(np.int64), decided=decided))
         assert row.confidence == pytest.approx(held.max(axis=-1).mean())
     single = table[table["size"] == 1]
     assert single.gain.abs().max() == single.gain_best.abs().max() == 0

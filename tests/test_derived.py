@@ -105,6 +105,40 @@ def test_a_full_disk_leaves_nothing_half_written(own_folders: Path, smoke_run: R
     assert list(derived.folder(smoke_run, "runs").iterdir()) == []
 
 
+def test_a_disk_that_fills_up_in_between_leaves_what_was_there(own_folders: Path, smoke_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    count, write, calls = Count(), derived.write_durably, []
+    derived.derived(smoke_run, "count", OPTIONS, count)
+
+    def full(path: Path, content: bytes) -> None:
+        calls.append(path)
+        if len(calls) == 2:
+            raise OSError("no space left on device")
+        write(path, content)
+
+    monkeypatch.setattr(derived, "write_durably", full)
+    with pytest.raises(StoreError, match="no space left"):
+        derived.derived(smoke_run, "count", OPTIONS, count, refresh=True)
+    assert derived.derived(smoke_run, "count", OPTIONS, count)["x"][1] == 1
+    assert len(list(derived.folder(smoke_run, "runs").iterdir())) == 2
+
+
+def test_other_options_overwrite_neither_a_measurement_nor_a_record(own_folders: Path, smoke_run: Run) -> None:
+    count, other = Count(), {**OPTIONS, "theta": 0.4}
+    derived.derived(smoke_run, "count", OPTIONS, count)
+    derived.promote(smoke_run)
+    derived.derived(smoke_run, "count", other, count)
+    assert [int(derived.derived(smoke_run, "count", options, count)["x"][1]) for options in (OPTIONS, other)] == [1, 2]
+    derived.derived(smoke_run, "count", other, count, refresh=True)
+    assert [int(derived.derived(smoke_run, "count", options, count)["x"][1]) for options in (OPTIONS, other)] == [1, 3]
+    assert len(derived.promote(smoke_run)) == 4
+    for path in derived.folder(smoke_run, "runs").iterdir():
+        path.unlink()
+    derived.derived(smoke_run, "count", {**OPTIONS, "theta": 0.5}, count)
+    with pytest.raises(StoreError, match=r"count.json was made with other options than .*: delete the one that is not wanted"):
+        derived.promote(smoke_run)
+    assert derived.derived(smoke_run, "count", OPTIONS, count)["x"][1] == 1
+
+
 def test_names_and_objects_are_refused(own_folders: Path, smoke_run: Run) -> None:
     for name in ("../x", "a/b", ".hidden"):
         with pytest.raises(ValueError, match="plain name"):

@@ -12,7 +12,7 @@ from conftest import unchecked
 from snp_lib import experiments, variants
 from snp_lib.experiments import SCALES, get, parse_seeds
 from snp_lib.making import initial_model
-from snp_lib.models import CCT_SIZES, CCTConfig, create_model
+from snp_lib.models import CCT_SIZES, CCTConfig, ResNetConfig, ViTConfig, create_model, fronts
 from snp_lib.paths import RECORDS
 
 
@@ -74,6 +74,10 @@ def test_training_and_validation_together_change_the_images_and_nothing_else(sca
 def test_networks_by_their_number_of_heads(scale: Any) -> None:
     counts = experiments.head_counts(scale)
     assert counts == sorted({4, *variants.HEADS[scale]})
+    assert experiments.head_counts(scale, f"{counts[-1]}, {counts[0]}") == [counts[0], counts[-1]]
+    for wrong in ("5", "4", "4,5", "4,", "4;16", "4,4"):
+        with pytest.raises(ValueError, match=f"scale '{scale}' has networks of {', '.join(map(str, counts))} heads: name two"):
+            experiments.head_counts(scale, wrong)
     for count in counts:
         experiment = experiments.with_heads(count, scale, 1)
         assert experiment.seed == 1
@@ -124,3 +128,18 @@ def test_what_the_hash_takes_for_granted_has_not_changed() -> None:
         "front_layers": 1,
     }
     assert CCT_SIZES[7] == (256, 4, 2.0)
+    vit, resnet = (
+        {name: value.default for name, value in config.__dataclass_fields__.items() if value.default is not MISSING}
+        for config in (ViTConfig, ResNetConfig)
+    )
+    assert vit == {
+        "embed_dim": 192,
+        "num_heads": 3,
+        "mlp_ratio": 4.0,
+        "image_size": 32,
+        "in_channels": 3,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+    }
+    assert resnet == {"stem_stride": 1, "image_size": 32, "in_channels": 3}
+    assert fronts.NARROW == 4

@@ -76,18 +76,22 @@ def test_heads_and_the_shuffled_control(two_runs: list[Run]) -> None:
 
 def test_heads_of_nodes_dealt_anew_have_the_same_nodes_and_other_company(two_runs: list[Run]) -> None:
     run = two_runs[0]
-    dealt, own, nodes = dealt_heads(run, "block2.mha", seed=3), run.matrices("block2.mha", unit="head"), run.matrices("block2.mha")
-    order = np.random.default_rng(3).permutation(48)
+    deals, own, nodes = dict(dealt_heads(run, "block2.mha", 2)), run.matrices("block2.mha", unit="head"), run.matrices("block2.mha")
+    order = np.random.default_rng((run.experiment.seed, 1)).permutation(48)
     for head in range(4):
-        np.testing.assert_allclose(dealt[head], sum(nodes[node] for node in order[12 * head : 12 * head + 12]), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(dealt.sum(0), own.sum(0), rtol=1e-4, atol=1e-4)
-    assert not np.allclose(dealt, own)
-    control = site_statistics(two_runs, kinds=("mha",), unit="head", dealt=True)
+        np.testing.assert_allclose(deals[1][head], sum(nodes[node] for node in order[12 * head : 12 * head + 12]), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(deals[1].sum(0), own.sum(0), rtol=1e-4, atol=1e-4)
+    assert not np.allclose(deals[1], own)
+    assert not np.allclose(deals[1], deals[2])
+    control = site_statistics(two_runs, kinds=("mha",), unit="head", deals=2)
+    assert control[["seed", "block", "deal"]].to_numpy().tolist() == [
+        [r.experiment.seed, b, d] for r in two_runs for b in (1, 2, 3) for d in (1, 2)
+    ]
     assert control.noise.tolist() == [
-        summarize(dealt_heads(run, f"block{b}.mha", seed=seed)).noise_per_unit() for seed in (0, 5) for b in (1, 2, 3)
+        summarize(matrices).noise_per_unit() for r in two_runs for b in (1, 2, 3) for _, matrices in dealt_heads(r, f"block{b}.mha", 2)
     ]
     with pytest.raises(ValueError, match='ask for unit="head"'):
-        site_statistics(two_runs, kinds=("mha",), dealt=True)
+        site_statistics(two_runs, kinds=("mha",), deals=1)
 
 
 def test_shares_of_heads_and_of_noise(two_runs: list[Run]) -> None:
@@ -178,3 +182,10 @@ def test_a_single_seed_agrees_with_nobody(two_runs: list[Run]) -> None:
     assert len(alone) == 0
     assert list(alone.columns) == list(both.columns)
     assert (both.same == 1).all()
+
+
+def test_rises_are_those_of_each_network_over_its_own_encoders() -> None:
+    snr = {"deep": {1: 2.0, 2: 9.0, 3: 3.0}, "short": {2: 4.0, 1: 2.0}}  # in whatever order
+    rows = [{"seed": 0, "kind": "mha", "network": name, "block": b, "snr": v} for name, of in snr.items() for b, v in of.items()]
+    found = tables.rises(pd.DataFrame(rows)).set_index("network").rise
+    assert found.to_dict() == {"deep": 1.5, "short": 2.0}

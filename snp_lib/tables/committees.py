@@ -66,14 +66,15 @@ def _of_members(members: Members) -> dict[str, Any]:
 
 
 def _decided(members: Members, rule: Rule, mean: float, best: float) -> dict[str, Any]:
-    together, held = float(committee.right(members, rule).mean()), committee.probabilities(members.logits, rule)
+    decided, held = committee.decide(members.logits, rule), committee.probabilities(members.logits, rule)
+    together = float((decided == members.labels).mean())
     return {
         "rule": rule,
         "accuracy": together,
         "gain": together - mean,
         "gain_best": together - best,
         "confidence": held.max(axis=-1).mean(),
-        "ece": committee.calibration_error(held, members.labels),
+        "ece": committee.calibration_error(held, members.labels, decided=decided),
     }
 
 

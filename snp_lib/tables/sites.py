@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,24 +38,25 @@ def site_statistics(
     thetas: Iterable[float] = (THETA,),
     unit: Unit = "node",
     shuffle: bool = False,
-    dealt: bool = False,
+    deals: int = 0,
 ) -> pd.DataFrame:
-    """Averages over the units of each site: one row per seed, site and threshold.
+    """Averages over the units of each site: one row per seed, site and threshold, and deal where there are deals.
 
     Args:
         kinds: which sites of an encoder.
         shuffle: the control: permute the outputs of every unit's matrix independently, which keeps the elements of
             every row and so the threshold and the number of ones, and destroys which output they point to.
-        dealt: another control: deal the nodes of a site anew to its heads, by the seed of the run.
+        deals: another control: deal the nodes of a site anew to its heads, so many times (0: heads as they are).
 
     Returns:
-        Columns seed, block, kind, theta, labels, labels_clustered, clusters, cluster_size, unit_clusters (share of
-        clusters), noise, noise_clustered, unclustered (share of units), signal, internal_noise, external_noise, snr.
+        Columns seed, block, kind, theta, deal (from 1, where there are deals), labels, labels_clustered, clusters, cluster_size,
+        unit_clusters (share of clusters), noise, noise_clustered, unclustered (share of units), signal, internal_noise,
+        external_noise, snr.
 
     Raises:
         ValueError: nodes to deal, but no heads to deal them to.
     """
-    if dealt and unit != "head":
+    if deals and unit != "head":
         raise ValueError('nodes are dealt to heads: ask for unit="head"')
     rows = []
     for run in runs:
@@ -63,12 +64,12 @@ def site_statistics(
             block, kind = split_site(site)
             if kind not in kinds:
                 continue
-            matrices = dealt_heads(run, site, seed=run.experiment.seed) if dealt else run.matrices(site, unit=unit)
-            if shuffle:
-                matrices = shuffle_outputs(matrices, seed=run.experiment.seed)
-            for theta in thetas:
-                place = {"seed": run.experiment.seed, "block": block, "kind": kind, "theta": theta}
-                rows.append(place | summarize(matrices, theta).averages())
+            for deal, matrices in dealt_heads(run, site, deals) if deals else ((0, run.matrices(site, unit=unit)),):
+                if shuffle:
+                    matrices = shuffle_outputs(matrices, seed=run.experiment.seed)
+                for theta in thetas:
+                    place = {"seed": run.experiment.seed, "block": block, "kind": kind, "theta": theta} | ({"deal": deal} if deals else {})
+                    rows.append(place | summarize(matrices, theta).averages())
     return pd.DataFrame(rows)
 
 
@@ -79,12 +80,12 @@ def shuffle_outputs(matrices: np.ndarray, *, seed: int) -> np.ndarray:
     return np.take_along_axis(matrices, order[:, None, :], axis=2)
 
 
-def dealt_heads(run: Run, site: str, *, seed: int) -> Float[np.ndarray, "head label output"]:
-    """Performance matrices of heads as many as the site has, made of its nodes in random order."""
+def dealt_heads(run: Run, site: str, deals: int) -> Iterator[tuple[int, Float[np.ndarray, "head label output"]]]:
+    """Performance matrices of heads as many as the site has, made of its nodes in random order: one deal after the other, from 1."""
     nodes = run.matrices(site)
-    order = np.random.default_rng(seed).permuted(np.arange(len(nodes)))
-    heads: np.ndarray = nodes[order].reshape(run.manifest["num_heads"], -1, *nodes.shape[1:]).sum(axis=1)
-    return heads
+    for deal in range(1, deals + 1):
+        order = np.random.default_rng((run.experiment.seed, deal)).permutation(len(nodes))
+        yield deal, nodes[order].reshape(run.manifest["num_heads"], -1, *nodes.shape[1:]).sum(axis=1)
 
 
 def per_run(table: pd.DataFrame, runs: Sequence[Run], column: str, **where: Any) -> Float[np.ndarray, " run"]:
@@ -107,6 +108,6 @@ def rises(table: pd.DataFrame) -> pd.DataFrame:
     Args:
         table: with columns seed, kind, block and snr, and network, heads, epoch, theta, readout or silenced where there are several.
     """
-    keys = [name for name in ("seed", "kind", "network", "heads", "epoch", "theta", "readout", "silenced") if name in table]
-    snr = table.pivot(index=keys, columns="block", values="snr")
-    return (snr[snr.columns.max()] / snr[snr.columns.min()]).rename("rise").reset_index()
+    keys = [name for name in ("seed", "kind", "network", "heads", "epoch", "theta", "deal", "readout", "silenced") if name in table]
+    snr = table.sort_values("block").groupby(keys).snr  # networks of several depths have other last encoders
+    return (snr.last() / snr.first()).rename("rise").reset_index()

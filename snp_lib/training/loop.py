@@ -74,7 +74,7 @@ def train(
     Returns:
         Rows with ``epoch`` (from 1), ``lr``, ``train_loss``, ``train_accuracy`` (on the augmented images, while
         training; a mixed image counts for its heavier label), ``seconds``, ``images_per_second`` and, where evaluated,
-        ``test_accuracy``; accuracies in [0, 1].
+        ``test_accuracy``; accuracies in [0, 1], in the precision of the recipe.
 
     Raises:
         TrainingError: the loss became NaN or infinite, or exceeded ten times that of guessing; or a weight did.
