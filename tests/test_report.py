@@ -153,8 +153,12 @@ def test_a_crash_while_accepting_keeps_the_published_numbers(book: Path, monkeyp
 @pytest.mark.parametrize("tol", [0.5, 1.0, 50.0])
 def test_a_tolerance_that_accepts_zero_is_refused(tol: float, book: Path) -> None:
     with pytest.raises(ValueError, match="would accept zero"):
-        report("slope", 1.0, tol, runs=runs(0))
+        accept("slope", 1.0, tol, of=runs(0))
     assert not (book / "records").exists()
+    accept("slope", 1.0, 0.1, of=runs(0))
+    with pytest.raises(ValueError, match="would accept zero"):
+        report("slope", 1.0, tol, runs=runs(0))
+    assert report("slope", 1.0, tol, runs=runs(1)).mean == 1.0  # of another seed: with nothing to compare
 
 
 @pytest.mark.parametrize("tol", [0.0, -0.1, math.nan, math.inf])
