@@ -127,7 +127,7 @@ def _name_of_options(name: str, manifest: Mapping[str, Any]) -> str:
 def _write(target: Path, name: str, arrays: Arrays, manifest: dict[str, Any]) -> None:
     stream = io.BytesIO()
     np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
-    partial = {suffix: target / f".{name}.partial-{os.getpid()}.{suffix}" for suffix in ("npz", "json")}
+    partial = {suffix: target / f".{name}.{suffix}.partial-{os.getpid()}" for suffix in ("npz", "json")}
     try:
         target.mkdir(parents=True, exist_ok=True)
         if _taken(target / f"{name}.json", manifest):

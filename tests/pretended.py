@@ -145,13 +145,8 @@ def gpu() -> Iterator[None]:
         "is_bf16_supported": lambda including_emulation=True: False,
         "get_device_name": lambda device=None: "pretended GPU",
         "_lazy_init": lambda: None,
-        "synchronize": lambda device=None: None,
-        "device_count": lambda: 1,
-        "current_device": lambda: 0,
         "get_rng_state": lambda device=None: torch.get_rng_state(),
         "set_rng_state": lambda state, device=None: None,
-        "manual_seed_all": lambda seed: None,
-        "is_current_stream_capturing": lambda: False,
         "Event": Event,
     }
     before = torch.__future__.get_swap_module_params_on_conversion()

@@ -78,11 +78,7 @@ def test_a_run_made_on_a_gpu_is_that_of_the_cpu(gpu_run: Run, smoke_run: Run) ->
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_recipe_takes_its_steps_on_a_gpu(few_digits: Dataset, name: str) -> None:
     recipe = replace(PUBLISHED[name], batch_size=48, precision="float32")
-    colours = replace(
-        few_digits,
-        train=replace(few_digits.train, images=few_digits.train.images.repeat(1, 3, 1, 1)),
-        test=replace(few_digits.test, images=few_digits.test.images.repeat(1, 3, 1, 1)),
-    )
+    colours = replace(few_digits, train=replace(few_digits.train, images=few_digits.train.images.repeat(1, 3, 1, 1)))
 
     def stepped(device: torch.device) -> tuple[dict[str, torch.Tensor], list[float]]:
         torch.manual_seed(0)
