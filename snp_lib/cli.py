@@ -82,6 +82,7 @@ def _parser() -> _Parser:
         _scale_and_seeds(sub, default="small")
         if name in ("train", "record"):
             _device(sub)
+            sub.add_argument("--compile", action="store_true", help="let torch.compile make the encoders; for long trainings on a GPU")
         if name == "train":
             sub.add_argument(
                 "--time-limit", type=_duration, default=math.inf, metavar="TIME", help="stop at a checkpoint after 30s, 9m, 2h"
@@ -201,7 +202,7 @@ def _train(options: argparse.Namespace) -> int:
     deadline = time.monotonic() + options.time_limit
     for seed in options.seeds:
         experiment = experiments.get(options.experiment, options.scale, seed)
-        finished = store.run(experiment, device=options.device, refresh=options.refresh, deadline=deadline)
+        finished = store.run(experiment, device=options.device, refresh=options.refresh, deadline=deadline, compiled=options.compile)
         if team.rank() > 0:
             continue
         metrics = finished.metrics
@@ -248,7 +249,8 @@ def _record(options: argparse.Namespace) -> int:
     if options.set is not None and options.weights:
         raise ValueError("--weights goes with an EXPERIMENT; a set is recorded without")
     if options.set is not None:
-        for finished, path in recording.record_set(options.set, options.scale, budget=options.budget, device=options.device, to=options.to):
+        choices = {"budget": options.budget, "device": options.device, "compiled": options.compile, "to": options.to}
+        for finished, path in recording.record_set(options.set, options.scale, **choices):
             print(
                 f"{finished.experiment.id}: test accuracy {finished.metrics['test_accuracy']:.2%}, {path} ({_megabytes(path)})", flush=True
             )

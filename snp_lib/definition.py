@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from snp_lib.performance.readout import ReadoutRecipe
 from snp_lib.training.recipe import Recipe
 
-Scale = Literal["smoke", "small", "paper"]
+Scale = Literal["smoke", "small", "medium", "paper"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
 
 

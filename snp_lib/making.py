@@ -41,6 +41,7 @@ def make(
     *,
     data_root: str | Path | None = None,
     deadline: float = math.inf,
+    compiled: bool = False,
     progress: bool = True,
 ) -> Path:
     """Train and measure an experiment; returns the folder that holds the finished run, still outside ``runs/``.
@@ -79,11 +80,12 @@ def make(
         checkpoint=checkpoint,
         deadline=deadline,
         after_epoch=keep_snapshot,
+        compiled=compiled,
         progress=progress,
     )
     if team.rank() == 0:
         metrics = _measure(model, experiment, dataset, folder, deadline, progress)
-        manifest = _manifest(experiment, dataset, device, history) | {"code": code, "metrics": metrics}
+        manifest = _manifest(experiment, dataset, device, history) | {"code": code, "compiled": compiled, "metrics": metrics}
         manifest |= {
             "sites": {site: model.sites[site] for site in experiment.readout.chosen(model.sites)},
             "num_heads": model.config.num_heads,

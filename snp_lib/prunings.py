@@ -75,6 +75,7 @@ class FineTuning:
 THETAS: dict[Scale, tuple[float, ...]] = {
     "smoke": (0.3, 0.5, 0.7),
     "small": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
+    "medium": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
     "paper": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
 }
 """The thresholds of each scale, which set the densities."""
@@ -82,13 +83,15 @@ THETAS: dict[Scale, tuple[float, ...]] = {
 TUNING: dict[Scale, FineTuning] = {
     "smoke": FineTuning(),
     "small": FineTuning(images=20_000),
+    "medium": FineTuning(images=20_000),
     "paper": FineTuning(epochs=3, lr_share=0.3),
 }
-"""The fine-tuning of each scale; ``small`` is 156 steps of the 6,240 of the training."""
+"""The fine-tuning of each scale; that of ``small`` and ``medium`` is 156 steps of the 6,240 of the training."""
 
 FLOWERS_TUNING: dict[Scale, FineTuning] = {
     "smoke": FineTuning(),
     "small": FineTuning(epochs=10, warmup=1),
+    "medium": FineTuning(epochs=10, warmup=1),
     "paper": FineTuning(epochs=30, warmup=1, lr_share=0.3),
 }
 """The same for Flowers-102, where an epoch of 1,020 photographs is a few steps."""

@@ -13,7 +13,7 @@ from snp_lib.training import team
 
 
 def record_set(
-    name: str, scale: Scale, *, budget: float, device: str = "auto", to: Path | None = None, progress: bool = True
+    name: str, scale: Scale, *, budget: float, device: str = "auto", compiled: bool = False, to: Path | None = None, progress: bool = True
 ) -> Iterator[tuple[Run, Path]]:
     """Make the runs of a set one after the other, the most valuable first, and keep each as soon as it is whole.
 
@@ -22,6 +22,7 @@ def record_set(
 
     Args:
         budget: seconds for all.
+        compiled: as for :func:`snp_lib.run`.
         to: folder for one transport file a run; default: the committed records.
 
     Yields:
@@ -34,7 +35,8 @@ def record_set(
     """
     deadline = time.monotonic() + budget
     for experiment in experiments.members(name, scale):
-        finished = store.run(experiment, device=device, refresh=_outdated(experiment), deadline=deadline, progress=progress)
+        refresh = _outdated(experiment)
+        finished = store.run(experiment, device=device, refresh=refresh, deadline=deadline, compiled=compiled, progress=progress)
         if team.rank() == 0:
             yield finished, keep(finished) if to is None else transport.pack(finished, to)
 

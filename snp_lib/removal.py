@@ -18,7 +18,7 @@ from snp_lib.store import Run
 
 FORMS = ("compact", "blocks")  # as snp_lib.pruning.Macs names them
 BATCHES = (1, 256)
-SECONDS: dict[Scale, float] = {"smoke": 2.0, "small": 60.0, "paper": 60.0}  # for each batch size
+SECONDS: dict[Scale, float] = {"smoke": 2.0, "small": 60.0, "medium": 60.0, "paper": 60.0}  # for each batch size
 
 
 def pruned_latency(

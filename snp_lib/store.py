@@ -171,6 +171,7 @@ def run(
     refresh: bool = False,
     data_root: str | Path | None = None,
     deadline: float = math.inf,
+    compiled: bool = False,
     progress: bool = True,
 ) -> Run:
     """The finished run of an experiment: from the user's runs, else from the records, else by training now.
@@ -183,6 +184,7 @@ def run(
         refresh: train anew even if a run or record exists; the new run then takes its place in ``runs/``.
         data_root: see :func:`snp_lib.data.load`.
         deadline: value of ``time.monotonic()`` at which an unfinished training stops, at a checkpoint.
+        compiled: let torch.compile make the encoders while training, see :func:`snp_lib.training.train`.
 
     Raises:
         StoreError: the stored result is damaged or of another definition of the experiment.
@@ -196,7 +198,7 @@ def run(
     with locked(experiment.id, progress) if team.rank() == 0 else contextlib.nullcontext():
         if team.decide(not refresh and find(experiment) is not None):
             return _found(experiment)  # another process finished it while this one waited
-        folder = make(experiment, chosen, data_root=data_root, deadline=deadline, progress=progress)
+        folder = make(experiment, chosen, data_root=data_root, deadline=deadline, compiled=compiled, progress=progress)
         if team.rank() == 0:
             replace_folder(folder, runs_dir() / experiment.id)
             checkpoints.remove(runs_dir() / experiment.id / CHECKPOINT)  # only now: a crash before this loses no training

@@ -7,16 +7,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from snp_lib.definition import Entry, Experiment, Scale
+from snp_lib.definition import SCALES, Entry, Experiment, Scale
 from snp_lib.models import CCTConfig, configuration
 
-HEADS: dict[Scale, tuple[int, ...]] = {"smoke": (2, 16), "small": (2, 8, 16, 32), "paper": (8, 16, 32, 64, 128)}
+HEADS: dict[Scale, tuple[int, ...]] = {
+    "smoke": (2, 16),
+    "small": (2, 8, 16, 32),
+    "medium": (8, 16, 32, 64, 128),
+    "paper": (8, 16, 32, 64, 128),
+}
 """Numbers of heads besides the four of ``cct``, at the same width: more heads are narrower."""
 
-WIDE: dict[Scale, tuple[int, ...]] = {"smoke": (2,), "small": (2, 8), "paper": (2, 8)}
+WIDE: dict[Scale, tuple[int, ...]] = {"smoke": (2,), "small": (2, 8), "medium": (2, 8), "paper": (2, 8)}
 """As a control, numbers of heads as wide as those of ``cct``, so that the width of the network grows with them."""
 
-REPLACED: dict[Scale, tuple[int, ...]] = {"smoke": (1,), "small": (1,), "paper": (1, 2, 3)}
+REPLACED: dict[Scale, tuple[int, ...]] = {"smoke": (1,), "small": (1,), "medium": (1, 2, 3), "paper": (1, 2, 3)}
 """Encoders that are left out at the front; ``cct`` has them all."""
 
 FRONTS: dict[str, dict[str, Any]] = {
@@ -26,6 +31,9 @@ FRONTS: dict[str, dict[str, Any]] = {
     "-separable2": {"front": "separable", "front_layers": 2},
 }
 """What stands in their place, by the end of the name; nothing is the control, the same depth cut without convolutions."""
+
+SHORTCUTS: dict[str, dict[str, Any]] = {f"{name}-shortcut": form | {"front_shortcut": True} for name, form in FRONTS.items() if form}
+"""The same fronts with a shortcut around each of their layers, in place of the first encoder alone."""
 
 HEAD_SITES = ("mha",)
 """Kinds of sites that are read in a network with other heads."""
@@ -63,7 +71,7 @@ def with_heads(base: Experiment, heads: int, *, wide: bool = False) -> Experimen
 
 
 def without_first(base: Experiment, encoders: int, front: str = "") -> Experiment:
-    """An experiment without its first encoders, and with one of ``FRONTS`` in their place.
+    """An experiment without its first encoders, and with one of ``FRONTS`` or ``SHORTCUTS`` in their place.
 
     Raises:
         ValueError: no encoder would be left.
@@ -75,7 +83,7 @@ def without_first(base: Experiment, encoders: int, front: str = "") -> Experimen
     return base.vary(
         f"{base.name}-k{encoders}{front}",
         model=base.model.replace(f"_{shape.depth}_", f"_{shape.depth - encoders}_"),
-        model_options=base.model_options | kept | FRONTS[front],
+        model_options=base.model_options | kept | (FRONTS | SHORTCUTS)[front],
         readout=replace(base.readout, kinds=NODE_SITES),
         snapshots=None,
     )
@@ -102,6 +110,10 @@ def variants(base: Build) -> dict[str, Entry]:
             what = f"{options['front_layers']} × {options['front']} convolution" if front else "nothing"
             change = functools.partial(without_first, encoders=count, front=front)
             add(change, _scales(REPLACED, count), f"cct, {what} in place of the first {f'{count} encoders' if count > 1 else 'encoder'}")
+    for front, options in SHORTCUTS.items():
+        what = f"{options['front_layers']} × {options['front']} convolution with a shortcut"
+        change = functools.partial(without_first, encoders=1, front=front)
+        add(change, list(SCALES), f"cct, {what} in place of the first encoder")
     return found
 
 

@@ -152,7 +152,13 @@ def gpu() -> Iterator[None]:
     before = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(True)
     try:
-        with mock.patch.multiple(torch.cuda, **patches), mock.patch.object(torch, "Generator", Generator), _Made():
+        # built without CUDA: there are no graphs to record
+        with (
+            mock.patch.multiple(torch.cuda, **patches),
+            mock.patch.object(torch.version, "cuda", None),
+            mock.patch.object(torch, "Generator", Generator),
+            _Made(),
+        ):
             yield
     finally:
         torch.__future__.set_swap_module_params_on_conversion(before)

@@ -126,6 +126,7 @@ def test_what_the_hash_takes_for_granted_has_not_changed() -> None:
         "stochastic_depth": 0.1,
         "front": None,
         "front_layers": 1,
+        "front_shortcut": False,
     }
     assert CCT_SIZES[7] == (256, 4, 2.0)
     vit, resnet = (

@@ -92,10 +92,15 @@ def test_names_have_colours_of_their_own() -> None:
 def test_the_networks_with_convolutions_first_are_in_the_catalogue(scale: Any) -> None:
     fronts = experiments.convolutions_first(scale)
     known = {name for name, entry in experiments.CATALOGUE.items() if name.startswith("cct-k") and scale in entry.cost}
-    assert {*fronts, *fronts.values()} == known
+    shortcuts = experiments.shortcuts()
+    assert {*fronts, *fronts.values(), *shortcuts} == known
+    assert set(shortcuts.values()) <= set(fronts)
     for front, control in fronts.items():
         options, without = (experiments.get(name, scale, 0).model_options for name in (front, control))
         assert without == {key: value for key, value in options.items() if not key.startswith("front")} != options
+    for front, control in shortcuts.items():
+        options, without = (experiments.get(name, scale, 0).model_options for name in (front, control))
+        assert options == without | {"front_shortcut": True}
 
 
 def test_depth_and_lines(smoke_run: Run) -> None:

@@ -308,9 +308,10 @@ def by_hand(form: str, tokens: Tensor, weights: list[Tensor]) -> Tensor:
     return torch.stack([grid[:, :, i // side, i % side] for i in range(t)], dim=1)
 
 
+@pytest.mark.parametrize("shortcut", [False, True])
 @pytest.mark.parametrize("form", FORMS)
-def test_convolutions_stand_between_the_positions_and_the_first_encoder(form: Form) -> None:
-    model, plain = small(front=form, front_layers=2), small()
+def test_convolutions_stand_between_the_positions_and_the_first_encoder(form: Form, shortcut: bool) -> None:
+    model, plain = small(front=form, front_layers=2, front_shortcut=shortcut), small()
     plain.load_state_dict({name: tensor for name, tensor in model.state_dict().items() if not name.startswith("front.")})
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -321,7 +322,7 @@ def test_convolutions_stand_between_the_positions_and_the_first_encoder(form: Fo
     with torch.no_grad():
         tokens = plain.embed(x)
         for layer in (weights[: len(weights) // 2], weights[len(weights) // 2 :]):
-            tokens = by_hand(form, tokens, layer)
+            tokens = by_hand(form, tokens, layer) + (tokens if shortcut else 0)
         torch.testing.assert_close(model.embed(x), tokens)
         torch.testing.assert_close(model(x), plain.behind(tokens, 1))
         torch.testing.assert_close(model.behind(model.before(x, 2), 2), model(x))

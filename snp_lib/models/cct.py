@@ -50,6 +50,7 @@ class CCTConfig:
     stochastic_depth: float = 0.1  # drop rate of the last encoder; grows linearly from 0 at the first
     front: Form | None = None  # convolutions between the positions and the first encoder, see snp_lib.models.fronts
     front_layers: int = 1
+    front_shortcut: bool = False  # around each of its layers
 
     def __post_init__(self) -> None:
         for name in [
@@ -199,7 +200,7 @@ class CCT(nn.Module):
         elif cfg.positional_embedding == "sinusoidal":
             self.register_buffer("positions", sinusoidal_table(cfg.num_tokens, cfg.embed_dim), persistent=False)
         self.dropout = nn.Dropout(cfg.dropout)
-        self.front = Front(cfg.front, cfg.front_layers, cfg.embed_dim) if cfg.front else None
+        self.front = Front(cfg.front, cfg.front_layers, cfg.embed_dim, shortcut=cfg.front_shortcut) if cfg.front else None
         rates = [cfg.stochastic_depth * b / max(1, cfg.depth - 1) for b in range(cfg.depth)]
         self.encoders = nn.ModuleList(Encoder(cfg, rate) for rate in rates)
         self.norm = nn.LayerNorm(cfg.embed_dim)

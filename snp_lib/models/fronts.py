@@ -26,26 +26,31 @@ class Front(nn.Module):
 
     Each convolution but the depthwise one is followed by batch normalisation and GELU.
 
+    Args:
+        shortcut: add each layer's input to its output, as the residual stream of an encoder does.
+
     Raises:
         ValueError: unknown form, no layer, or a width that four does not divide.
     """
 
-    def __init__(self, form: Form, layers: int, width: int) -> None:
+    def __init__(self, form: Form, layers: int, width: int, *, shortcut: bool = False) -> None:
         super().__init__()
+        self.shortcut = shortcut
         if form not in FORMS:
             raise ValueError(f"front must be one of {', '.join(FORMS)}, got {form!r}")
         if layers < 1:
             raise ValueError(f"front_layers must be at least 1, got {layers}")
         if form == "narrow" and width % NARROW:
             raise ValueError(f"a narrow front needs a width that {NARROW} divides, got {width}")
-        self.layers = nn.Sequential(*(layer for _ in range(layers) for layer in _layer(form, width)))
+        self.layers = nn.ModuleList(nn.Sequential(*_layer(form, width)) for _ in range(layers))
 
     def forward(self, tokens: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
         n, t, d = tokens.shape
         side = round(t**0.5)
         grid = tokens.transpose(1, 2).reshape(n, d, side, side)
-        out: Tensor = self.layers(grid)
-        return out.flatten(2).transpose(1, 2)
+        for layer in self.layers:
+            grid = grid + layer(grid) if self.shortcut else layer(grid)
+        return grid.flatten(2).transpose(1, 2)
 
 
 def _layer(form: Form, width: int) -> list[nn.Module]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -24,6 +25,7 @@ from snp_lib.data.augment import Normalize
 from snp_lib.training import checkpoint as checkpoints
 from snp_lib.training import team
 from snp_lib.training.augmentation import Augmentation
+from snp_lib.training.execution import Captured, capturable, compiled_encoders
 from snp_lib.training.holding import Holder, Mask
 from snp_lib.training.optimizers import make_optimizer, set_rate
 from snp_lib.training.recipe import Precision, Recipe
@@ -52,6 +54,7 @@ def train(
     deadline: float = math.inf,
     after_epoch: Callable[[int], None] | None = None,
     masks: Mapping[str, Mask] | None = None,
+    compiled: bool = False,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
     """Train ``model`` in place and return the history, one row per epoch.
@@ -70,6 +73,7 @@ def train(
             training calls it for the epochs still to come.
         masks: parameter name to a mask of its shape; weights outside it are zero from the start to the end (see
             ``snp_lib.training.holding.Holder``).
+        compiled: let ``torch.compile`` make the encoders of a compact transformer; pays on a GPU, in long trainings.
 
     Returns:
         Rows with ``epoch`` (from 1), ``lr``, ``train_loss``, ``train_accuracy`` (on the augmented images, while
@@ -103,12 +107,16 @@ def train(
     )
     saved = time.monotonic()
     devices = [device] if device.type == "cuda" else []
-    with StopRequests() as requests, torch.random.fork_rng(devices=devices), contextlib.closing(bar):
+    faster = compiled_encoders(model) if compiled else contextlib.nullcontext()
+    with StopRequests() as requests, torch.random.fork_rng(devices=devices), contextlib.closing(bar), faster:
         while training.epoch < recipe.epochs:
             model.train()
             started = time.perf_counter() - training.seconds
             for batch in training.batches():
-                training.step(network, *training.inputs(batch))
+                inputs = training.inputs(batch)
+                if training.captured is None and team.size() == 1 and capturable(device):
+                    training.capture(network, *inputs)
+                training.step(network, *inputs)
                 if whole := training.done % training.steps == 0:
                     training.check()  # before the clock is read: a GPU may still be at work
                 training.seconds = time.perf_counter() - started
@@ -170,6 +178,7 @@ class Training:
         self.loss_and_hits = torch.zeros(2, dtype=torch.float64, device=device)  # of the running epoch, of this process
         self.bad_step = torch.full((), -1, device=device)  # stays on the device: looking at it every step would stall a GPU
         self.after_epoch: Callable[[int], None] | None = None
+        self.captured: Callable[..., tuple[Tensor, ...]] | None = None  # ``gradients`` of the whole network as one launch
 
     def _fingerprint(self, given: str, masks: Mapping[str, Mask]) -> str:
         """Of everything that the weights depend on and that a checkpoint could be resumed with by mistake."""
@@ -210,21 +219,33 @@ class Training:
         """
         set_rate(self.optimizer, learning_rate(self.recipe, self.done, self.steps))
         torch.manual_seed((step_seed(self.seed, self.done) + team.rank()) % 2**63)
+        loss, logits = self.gradients(network, inputs, targets) if self.captured is None else self.captured(inputs, targets)
+        self.holder.zero_gradients()
+        if self.recipe.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
+        self.optimizer.step()
+        self.holder.zero_weights()
+        labels = targets.argmax(1) if self.recipe.mixes else targets
+        self.loss_and_hits += torch.stack([loss.double(), (logits.argmax(1) == labels).sum().double()])
+        self.bad_step = torch.where((self.bad_step < 0) & ~(loss <= self.loss_limit), self.done, self.bad_step)
+        self.done += 1
+
+    def gradients(self, network: Callable[[Tensor], Tensor], inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss and logits of a step; the gradients are left with the parameters."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             logits = network(inputs)
             # mixing has smoothed the labels already
             loss = F.cross_entropy(logits, targets, label_smoothing=0.0 if self.recipe.mixes else self.recipe.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        self.holder.zero_gradients()
-        if self.recipe.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
-        self.optimizer.step()
-        self.holder.zero_weights()
-        loss, labels = loss.detach(), targets.argmax(1) if self.recipe.mixes else targets
-        self.loss_and_hits += torch.stack([loss.double(), (logits.detach().argmax(1) == labels).sum().double()])
-        self.bad_step = torch.where((self.bad_step < 0) & ~(loss <= self.loss_limit), self.done, self.bad_step)
-        self.done += 1
+        return loss.detach(), logits.detach()
+
+    def capture(self, network: Callable[[Tensor], Tensor], inputs: Tensor, targets: Tensor) -> None:
+        """Record ``gradients`` on inputs of these shapes; every later step replays it. The model stays as it is."""
+        before = [buffer.clone() for buffer in self.model.buffers()]  # warming up moves the statistics of batch normalisation
+        self.captured = Captured(functools.partial(self.gradients, network), (inputs, targets))
+        for buffer, value in zip(self.model.buffers(), before, strict=True):
+            buffer.copy_(value)
 
     def check(self) -> None:
         """Wait for the device; raise TrainingError if a step since the last check went wrong."""
@@ -264,7 +285,8 @@ class Training:
     def evaluate(self, row: dict[str, Any]) -> None:
         """Add the accuracy on the test split to the row of an epoch, where the recipe asks for it."""
         if row["epoch"] % self.recipe.eval_every == 0 or row["epoch"] == self.recipe.epochs:
-            logits = predict(self.model, self.dataset.test, self.augmentation.normalize, bfloat16=self.bfloat16)
+            with torch.compiler.set_stance("force_eager"):  # compiling for one pass would not pay
+                logits = predict(self.model, self.dataset.test, self.augmentation.normalize, bfloat16=self.bfloat16)
             row["test_accuracy"] = accuracy(logits, self.dataset.test.labels)
             self.model.train()
 
