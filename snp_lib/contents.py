@@ -130,42 +130,50 @@ def load_arrays(source: Path | BytesIO, manifest: dict[str, Any]) -> dict[str, n
     """All arrays of a run, by name: exactly those that the sites of its manifest promise.
 
     ``logits`` (image, label) and ``labels`` (image,) of the test split; per site ``weight/``, ``means_train/`` and
-    ``means_test/`` (label, channel). Labels are uint8, all else finite float16. Nothing is ever unpickled.
+    ``means_test/`` (label, channel); of a lean run ``weight/`` and ``means_test/`` alone. Labels are uint8, all else finite
+    float16. Nothing is ever unpickled.
 
     Raises:
         ValueError: unreadable, or another name, shape or type of number than promised.
     """
-    classes = len(manifest["class_names"])
-    shapes: dict[str, tuple[int, ...]] = {
-        f"{kind}/{site}": (classes, n) for site, n in manifest["sites"].items() for kind in ("weight", "means_train", "means_test")
-    }
+    classes, lean = len(manifest["class_names"]), manifest["experiment"].get("lean")
+    kinds = ("weight", "means_test") if lean else ("weight", "means_train", "means_test")
+    shapes: dict[str, tuple[int, ...]] = {f"{kind}/{site}": (classes, n) for site, n in manifest["sites"].items() for kind in kinds}
+    answers = () if lean else ("logits", "labels")
     try:
         with zipfile.ZipFile(source) as file:  # looked at before numpy reads, which keeps no count of names and sizes
             stored = [info.filename.removesuffix(".npy") for info in file.infolist()]
             size = sum(info.file_size for info in file.infolist())
-        if sorted(stored) != sorted([*shapes, "logits", "labels"]):
-            odd = sorted({*shapes, "logits", "labels"} ^ set(stored)) or ["a name that stands twice"]
+        if sorted(stored) != sorted([*shapes, *answers]):
+            odd = sorted({*shapes, *answers} ^ set(stored)) or ["a name that stands twice"]
             raise ValueError(f"missing or unexpected: {', '.join(map(repr, odd[:3]))}")
         if size > ARRAYS_LIMIT:
             raise ValueError(f"{size:,} bytes unpacked; a run may take {ARRAYS_LIMIT:,}")
         with np.load(source, allow_pickle=False) as file:
             arrays: dict[str, np.ndarray] = dict(file)
-        shapes["labels"] = arrays["labels"].shape[:1]
-        shapes["logits"] = (*shapes["labels"], classes)
+        if answers:
+            shapes["labels"] = arrays["labels"].shape[:1]
+            shapes["logits"] = (*shapes["labels"], classes)
         for name, array in arrays.items():
             dtype = np.uint8 if name == "labels" else np.float16
             if array.shape != shapes[name] or array.dtype != dtype or 0 in array.shape:
                 raise ValueError(f"{name!r} is {array.dtype}{list(array.shape)}; expected {np.dtype(dtype)}{list(shapes[name])}")
             if not np.isfinite(array).all():
                 raise ValueError(f"{name!r} holds numbers that are not finite")
-        if arrays["labels"].max() >= classes:
-            raise ValueError(f"'labels' holds {arrays['labels'].max()}; there are {classes} classes")
-        found, said = (arrays["logits"].argmax(1) == arrays["labels"]).mean(), manifest["metrics"]["test_accuracy"]
-        if abs(found - said) > max(ROUNDED, 3.5 / len(arrays["labels"])):
-            raise ValueError(f"its logits have a test accuracy of {found:.4f}, its manifest says {said:.4f}")
+        if answers:
+            _check_answers(arrays["logits"], arrays["labels"], manifest["metrics"]["test_accuracy"])
     except Exception as error:  # zipfile and numpy meet damage with a dozen kinds of error
         raise ValueError(f"arrays.npz does not hold the arrays of this run: {error}") from error
     return arrays
+
+
+def _check_answers(logits: np.ndarray, labels: np.ndarray, said: float) -> None:
+    classes = logits.shape[1]
+    if labels.max() >= classes:
+        raise ValueError(f"'labels' holds {labels.max()}; there are {classes} classes")
+    found = (logits.argmax(1) == labels).mean()
+    if abs(found - said) > max(ROUNDED, 3.5 / len(labels)):
+        raise ValueError(f"its logits have a test accuracy of {found:.4f}, its manifest says {said:.4f}")
 
 
 def differences(stored: Any, wanted: Any, path: str = "") -> list[str]:

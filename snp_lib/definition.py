@@ -33,6 +33,7 @@ class Experiment:
     recipe: Recipe
     readout: ReadoutRecipe
     snapshots: tuple[int, ...] | None = None  # finished epochs after which the weights are kept, 0: before training
+    lean: bool | None = None  # keep what the matrices on the test split need: no logits, no class means of the training split
 
     def __post_init__(self) -> None:
         if self.scale not in SCALES:
@@ -57,7 +58,7 @@ class Experiment:
     @property
     def training_hash(self) -> str:
         """The same for what the trained weights depend on; the readouts and the name do not matter."""
-        return digest({k: v for k, v in self.describe().items() if k not in ("name", "scale", "readout", "snapshots")})
+        return digest({k: v for k, v in self.describe().items() if k not in ("name", "scale", "readout", "snapshots", "lean")})
 
     def describe(self) -> dict[str, Any]:
         """The description as plain JSON values, without the options that are off: a new option changes no old hash."""

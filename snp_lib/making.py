@@ -160,8 +160,11 @@ def read_out(
 
 def _measure(model: Any, experiment: Experiment, dataset: Dataset, folder: Path, deadline: float, progress: bool) -> dict[str, Any]:
     """Train the readouts, measure both splits, write arrays and weights; returns the metrics of the manifest."""
-    readouts, measured = read_out(model, experiment, dataset, ("train", "test"), deadline=deadline, progress=progress)
-    arrays = {"logits": measured["test"].logits.half().numpy(), "labels": dataset.test.labels.numpy().astype(np.uint8)}
+    splits = ("test",) if experiment.lean else ("train", "test")
+    readouts, measured = read_out(model, experiment, dataset, splits, deadline=deadline, progress=progress)
+    arrays: dict[str, np.ndarray] = {}
+    if not experiment.lean:
+        arrays |= {"logits": measured["test"].logits.half().numpy(), "labels": dataset.test.labels.numpy().astype(np.uint8)}
     tensors = {f"model.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
     for site, readout in readouts.items():
         arrays[f"weight/{site}"] = readout.linear.weight.detach().half().cpu().numpy()

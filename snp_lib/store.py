@@ -140,6 +140,7 @@ class Run:
 
         Raises:
             ValueError: unknown site or unit, or heads asked for at a site that is not ``mha``.
+            StoreError: the training split of a lean run.
         """
         if site not in self.sites:
             raise ValueError(f"unknown site {site!r}; this run has {', '.join(self.sites)}")
@@ -147,6 +148,8 @@ class Run:
             raise ValueError(f'unit must be "node" or "head", got {unit!r}')
         if unit == "head" and not site.endswith(".mha"):
             raise ValueError(f"heads live at the mha sites, not at {site}")
+        if split == "train":
+            self._whole()
         units = self.manifest["num_heads"] if unit == "head" else self.sites[site]
         means, weight = (
             group_units(torch.from_numpy(self.arrays[f"{kind}/{site}"].astype(np.float32)), units) for kind in (f"means_{split}", "weight")
@@ -155,13 +158,22 @@ class Run:
 
     @property
     def logits(self) -> Float[np.ndarray, "image label"]:
-        """Logits of the network on the test split, in its order."""
+        """Logits of the network on the test split, in its order; raises StoreError for a lean run, which has none."""
+        self._whole()
         return self.arrays["logits"]
 
     @property
     def labels(self) -> UInt8[np.ndarray, " image"]:
-        """True labels of the test split."""
+        """True labels of the test split; raises StoreError as ``logits`` does."""
+        self._whole()
         return self.arrays["labels"]
+
+    def _whole(self) -> None:
+        if self.experiment.lean:
+            raise StoreError(
+                f"{self.path} is a lean run: it keeps neither logits nor class means of the training split. Make one that does: "
+                f'snp_lib.run(replace(experiment, name="{self.experiment.name}-whole", lean=None)).'
+            )
 
 
 def run(

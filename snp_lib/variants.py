@@ -86,6 +86,7 @@ def without_first(base: Experiment, encoders: int, front: str = "") -> Experimen
         model_options=base.model_options | kept | (FRONTS | SHORTCUTS)[front],
         readout=replace(base.readout, kinds=NODE_SITES),
         snapshots=None,
+        lean=True if front in SHORTCUTS else None,  # they sit in no committee
     )
 
 

@@ -75,6 +75,19 @@ def test_matrices_equal_a_loop_over_the_stored_arrays(smoke_run: Run) -> None:
         np.testing.assert_allclose(heads, nodes.reshape(4, 12, 10, 10).sum(1), rtol=1e-4, atol=1e-5)
 
 
+def test_a_lean_run_has_the_same_matrices_and_no_answers(smoke_run: Run, own_folders: Path) -> None:
+    lean = quick(shortened().vary("lean-test", lean=True))
+    assert lean.metrics == smoke_run.metrics
+    assert set(lean.arrays) == {f"{kind}/{site}" for kind in ("weight", "means_test") for site in smoke_run.sites}
+    assert all(np.array_equal(array, smoke_run.arrays[name]) for name, array in lean.arrays.items())
+    assert np.array_equal(lean.matrices("block2.ff"), smoke_run.matrices("block2.ff"))
+    assert lean.experiment.hash != replace(lean.experiment, lean=None).hash
+    assert lean.experiment.training_hash == smoke_run.experiment.training_hash
+    for whole in (lambda: lean.logits, lambda: lean.labels, lambda: lean.matrices("block2.ff", split="train")):
+        with pytest.raises(StoreError, match="is a lean run: it keeps neither logits nor"):
+            whole()
+
+
 def test_wrong_sites_and_units_are_refused(smoke_run: Run) -> None:
     with pytest.raises(ValueError, match="unknown site 'block9'"):
         smoke_run.matrices("block9")
