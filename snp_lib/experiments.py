@@ -14,7 +14,7 @@ from snp_lib.elsewhere import ELSEWHERE
 from snp_lib.performance.readout import ReadoutRecipe
 from snp_lib.training.recipe import Recipe
 from snp_lib.training.recipes import CCT_300, FLOWERS_150, SHORT_16
-from snp_lib.variants import FRONTS, HEADS, REPLACED, SHORTCUTS, WIDE, heads_of, variants
+from snp_lib.variants import DEEPER, FRONTS, HEADS, SHORTCUTS, WIDE, heads_of, variant, variants
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -26,7 +26,13 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def get(name: str, scale: Scale, seed: int) -> Experiment:
-    """The experiment of that name; raises ValueError for an unknown name or scale, listing what there is."""
+    """The experiment of that name, in the catalogue or a variant beyond it (see :func:`snp_lib.variants.variant`).
+
+    Raises:
+        ValueError: unknown name or scale, listing what there is, or a variant that cannot be.
+    """
+    if name not in CATALOGUE and scale in SCALES and (other := variant(cct(scale, seed), name)) is not None:
+        return other
     if name not in CATALOGUE:
         raise ValueError(f"unknown experiment {name!r}; there are {', '.join(CATALOGUE)}")
     if scale not in CATALOGUE[name].cost:
@@ -276,14 +282,21 @@ def with_heads(count: int, scale: Scale, seed: int, *, wide: bool = False) -> Ex
     return get("cct" if count == own else f"cct-h{count}{'-wide' * wide}", scale, seed)
 
 
-def convolutions_first(scale: Scale) -> dict[str, str]:
-    """The compact transformers with convolutions in place of their first encoders: each with its control, nothing in that place."""
-    return {f"cct-k{count}{front}": f"cct-k{count}" for count in REPLACED[scale] for front in FRONTS if front}
+def convolutions_first(*, shortcut: bool = False) -> dict[str, str]:
+    """The compact transformers with convolutions in place of their first encoder, each with its control.
+
+    Args:
+        shortcut: those with a shortcut around each convolution; their control is the same without it. Else the control is
+            nothing in that place.
+    """
+    if shortcut:
+        return {f"cct-k1{front}": f"cct-k1{front.removesuffix('-shortcut')}" for front in SHORTCUTS}
+    return {f"cct-k1{front}": "cct-k1" for front in FRONTS if front}
 
 
-def shortcuts() -> dict[str, str]:
-    """Those with a shortcut around each convolution, one encoder replaced: each with its control, the same without a shortcut."""
-    return {f"cct-k1{front}": f"cct-k1{front.removesuffix('-shortcut')}" for front in SHORTCUTS}
+def encoders_replaced(scale: Scale) -> list[int]:
+    """Numbers of first encoders that one full convolution replaces in the catalogue, ascending."""
+    return [1, *DEEPER[scale]]
 
 
 def members(name: str, scale: Scale) -> list[Experiment]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from snp_lib.definition import SCALES, Entry, Experiment, Scale
 from snp_lib.models import CCTConfig, configuration
+from snp_lib.models.fronts import FORMS
 
 HEADS: dict[Scale, tuple[int, ...]] = {
     "smoke": (2, 16),
@@ -21,8 +23,8 @@ HEADS: dict[Scale, tuple[int, ...]] = {
 WIDE: dict[Scale, tuple[int, ...]] = {"smoke": (2,), "small": (2, 8), "medium": (2, 8), "paper": (2, 8)}
 """As a control, numbers of heads as wide as those of ``cct``, so that the width of the network grows with them."""
 
-REPLACED: dict[Scale, tuple[int, ...]] = {"smoke": (1,), "small": (1,), "medium": (1, 2, 3), "paper": (1, 2, 3)}
-"""Encoders that are left out at the front; ``cct`` has them all."""
+DEEPER: dict[Scale, tuple[int, ...]] = {"smoke": (2,), "small": (2, 3), "medium": (2, 3), "paper": (2, 3)}
+"""Encoders that are left out at the front where it is more than one, with one full convolution or nothing in their place."""
 
 FRONTS: dict[str, dict[str, Any]] = {
     "": {},
@@ -30,10 +32,10 @@ FRONTS: dict[str, dict[str, Any]] = {
     "-narrow2": {"front": "narrow", "front_layers": 2},
     "-separable2": {"front": "separable", "front_layers": 2},
 }
-"""What stands in their place, by the end of the name; nothing is the control, the same depth cut without convolutions."""
+"""What stands in place of the first encoder, by the end of the name; nothing is the control, the mere cut."""
 
 SHORTCUTS: dict[str, dict[str, Any]] = {f"{name}-shortcut": form | {"front_shortcut": True} for name, form in FRONTS.items() if form}
-"""The same fronts with a shortcut around each of their layers, in place of the first encoder alone."""
+"""The same fronts with a shortcut around each of their layers."""
 
 HEAD_SITES = ("mha",)
 """Kinds of sites that are read in a network with other heads."""
@@ -71,10 +73,16 @@ def with_heads(base: Experiment, heads: int, *, wide: bool = False) -> Experimen
 
 
 def without_first(base: Experiment, encoders: int, front: str = "") -> Experiment:
-    """An experiment without its first encoders, and with one of ``FRONTS`` or ``SHORTCUTS`` in their place.
+    """An experiment without its first encoders, and with convolutions in their place.
+
+    The run is lean but for the networks of the committees: one encoder out and one of ``FRONTS``.
+
+    Args:
+        front: form and number of layers, such as ``-narrow2``, with ``-shortcut`` behind it for one around each layer;
+            empty: nothing.
 
     Raises:
-        ValueError: no encoder would be left.
+        ValueError: no encoder would be left, or an unknown front.
     """
     shape = _shape(base)
     if not 1 <= encoders < shape.depth:
@@ -83,11 +91,35 @@ def without_first(base: Experiment, encoders: int, front: str = "") -> Experimen
     return base.vary(
         f"{base.name}-k{encoders}{front}",
         model=base.model.replace(f"_{shape.depth}_", f"_{shape.depth - encoders}_"),
-        model_options=base.model_options | kept | (FRONTS | SHORTCUTS)[front],
+        model_options=base.model_options | kept | _front(front),
         readout=replace(base.readout, kinds=NODE_SITES),
         snapshots=None,
-        lean=True if front in SHORTCUTS else None,  # they sit in no committee
+        lean=None if encoders == 1 and front in FRONTS else True,
     )
+
+
+def _front(name: str) -> dict[str, Any]:
+    if not name:
+        return {}
+    found = re.fullmatch(rf"-({'|'.join(FORMS)})([1-9])(-shortcut)?", name)
+    if found is None:
+        raise ValueError(f"no front {name!r}; a name is -FORM and a number of layers, with or without -shortcut; forms: {', '.join(FORMS)}")
+    return {"front": found[1], "front_layers": int(found[2])} | ({"front_shortcut": True} if found[3] else {})
+
+
+def variant(base: Experiment, name: str) -> Experiment | None:
+    """The variant of that name, in the catalogue or not, such as ``cct-h64``, ``cct-h8-wide`` or ``cct-k3-full2-shortcut``.
+
+    None for a name that is no variant's.
+
+    Raises:
+        ValueError: a variant that this experiment cannot have.
+    """
+    if found := re.fullmatch(rf"{base.name}-h(\d+)(-wide)?", name):
+        return with_heads(base, int(found[1]), wide=bool(found[2]))
+    if found := re.fullmatch(rf"{base.name}-k(\d+)(-.+)?", name):
+        return without_first(base, int(found[1]), found[2] or "")
+    return None
 
 
 def variants(base: Build) -> dict[str, Entry]:
@@ -106,16 +138,22 @@ def variants(base: Build) -> dict[str, Entry]:
         add(functools.partial(with_heads, heads=count), _scales(HEADS, count), f"cct with {count} heads")
     for count in _counts(WIDE):
         add(functools.partial(with_heads, heads=count, wide=True), _scales(WIDE, count), f"cct with {count} heads, each as wide as its own")
-    for count in _counts(REPLACED):
-        for front, options in FRONTS.items():
-            what = f"{options['front_layers']} × {options['front']} convolution" if front else "nothing"
+    for front in FRONTS | SHORTCUTS:
+        add(functools.partial(without_first, encoders=1, front=front), list(SCALES), f"cct, {_place(front)} in place of the first encoder")
+    for count in _counts(DEEPER):
+        for front in ("", "-full1"):
             change = functools.partial(without_first, encoders=count, front=front)
-            add(change, _scales(REPLACED, count), f"cct, {what} in place of the first {f'{count} encoders' if count > 1 else 'encoder'}")
-    for front, options in SHORTCUTS.items():
-        what = f"{options['front_layers']} × {options['front']} convolution with a shortcut"
-        change = functools.partial(without_first, encoders=1, front=front)
-        add(change, list(SCALES), f"cct, {what} in place of the first encoder")
+            add(change, _scales(DEEPER, count), f"cct, {_place(front)} in place of the first {count} encoders")
     return found
+
+
+def _place(front: str) -> str:
+    """What stands in the encoders' place, in words."""
+    options = _front(front)
+    if not options:
+        return "nothing"
+    shortcut = " with a shortcut" if "front_shortcut" in options else ""
+    return f"{options['front_layers']} × {options['front']} convolution{shortcut}"
 
 
 def _counts(table: dict[Scale, tuple[int, ...]]) -> list[int]:
