@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import platform
 import re
@@ -75,9 +76,9 @@ def _parser() -> _Parser:
         sub.add_argument(
             "experiment",
             nargs="?" if name == "record" else None,
-            choices=experiments.CATALOGUE,
+            type=_experiment,
             metavar="EXPERIMENT",
-            help="name, see `snp experiments`",
+            help="name, see `snp experiments`; also a variant such as cct-k2-full2",
         )
         _scale_and_seeds(sub, default="small")
         if name in ("train", "record"):
@@ -103,7 +104,7 @@ def _parser() -> _Parser:
                 "--budget", type=_duration, default=math.inf, metavar="TIME", help="with --set: such as 9m; only whole runs are kept"
             )
     sub = add("latency", _latency, "time forward passes of an experiment's network, untrained: weights do not change how long they take")
-    sub.add_argument("experiment", choices=experiments.CATALOGUE, metavar="EXPERIMENT", help="name, see `snp experiments`")
+    sub.add_argument("experiment", type=_experiment, metavar="EXPERIMENT", help="name, see `snp experiments`")
     _scale(sub, default="small")
     _device(sub)
     _threads(sub)
@@ -152,6 +153,16 @@ def _device(sub: argparse.ArgumentParser) -> None:
 
 def _threads(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--threads", type=_positive, help="CPU threads (default: torch's own choice)")
+
+
+def _experiment(text: str) -> str:
+    """A name that some scale has."""
+    for scale in experiments.SCALES:
+        with contextlib.suppress(ValueError):
+            return experiments.get(text, scale, 0).name
+    raise argparse.ArgumentTypeError(
+        f"no experiment {text!r}; there are {', '.join(experiments.CATALOGUE)}, and variants named as these are"
+    )
 
 
 def _positive(text: str) -> int:

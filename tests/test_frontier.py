@@ -90,17 +90,18 @@ def test_names_have_colours_of_their_own() -> None:
 
 @pytest.mark.parametrize("scale", experiments.SCALES)
 def test_the_networks_with_convolutions_first_are_in_the_catalogue(scale: Any) -> None:
-    fronts = experiments.convolutions_first(scale)
+    fronts, shortcuts, counts = (
+        experiments.convolutions_first(),
+        experiments.convolutions_first(shortcut=True),
+        experiments.encoders_replaced(scale),
+    )
     known = {name for name, entry in experiments.CATALOGUE.items() if name.startswith("cct-k") and scale in entry.cost}
-    shortcuts = experiments.shortcuts()
-    assert {*fronts, *fronts.values(), *shortcuts} == known
-    assert set(shortcuts.values()) <= set(fronts)
-    for front, control in fronts.items():
+    assert {*fronts, *fronts.values(), *shortcuts, *(f"cct-k{k}{front}" for k in counts for front in ("", "-full1"))} == known
+    assert set(shortcuts.values()) == set(fronts)
+    for front, control in (fronts | shortcuts).items():
         options, without = (experiments.get(name, scale, 0).model_options for name in (front, control))
-        assert without == {key: value for key, value in options.items() if not key.startswith("front")} != options
-    for front, control in shortcuts.items():
-        options, without = (experiments.get(name, scale, 0).model_options for name in (front, control))
-        assert options == without | {"front_shortcut": True}
+        assert set(options.items()) - set(without.items()) <= {(key, options[key]) for key in options if key.startswith("front")}
+        assert without == {key: value for key, value in options.items() if key in without} != options
 
 
 def test_depth_and_lines(smoke_run: Run) -> None:

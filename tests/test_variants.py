@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from snp_lib import variants
+from snp_lib import experiments, variants
 from snp_lib.experiments import CATALOGUE, SCALES, get
 from snp_lib.models import CCT, create_model
 
@@ -40,14 +40,39 @@ def test_wide_variants_keep_the_width_of_a_head(scale: Any) -> None:
 
 
 @pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("front", variants.FRONTS)
+@pytest.mark.parametrize("front", [*variants.FRONTS, *variants.SHORTCUTS, "-separable3", "-full2-shortcut"])
 def test_encoders_are_replaced_and_the_others_stay_as_they_are(front: str, scale: Any) -> None:
     plain = network("cct", scale).config
-    for count in variants.REPLACED[scale]:
+    for count in range(1, plain.depth):
         model = network(f"cct-k{count}{front}", scale)
-        assert model.config == replace(plain, depth=plain.depth - count, **variants.FRONTS[front])
+        form, layers = (front[1:].removesuffix("-shortcut")[:-1], int(front.removesuffix("-shortcut")[-1])) if front else (None, 1)
+        options = {"front": form, "front_layers": layers, "front_shortcut": front.endswith("-shortcut")}
+        assert model.config == replace(plain, depth=plain.depth - count, **options)
         assert (model.front is None) == (front == "")
         assert len(model.sites) == 4 * (plain.depth - count)
+
+
+def test_what_the_catalogue_lists_is_what_its_name_says() -> None:
+    for name, entry in CATALOGUE.items():
+        if name.startswith(("cct-h", "cct-k")):
+            for scale in entry.cost:
+                assert variants.variant(get("cct", scale, 1), name) == get(name, scale, 1)
+    lean = {name for name in CATALOGUE if name.startswith("cct-") and get(name, "medium" if name != "cct-h2" else "small", 0).lean}
+    assert lean == {*experiments.convolutions_first(shortcut=True), *(f"cct-k{k}{front}" for k in (2, 3) for front in ("", "-full1"))}
+
+
+def test_variants_beyond_the_catalogue() -> None:
+    assert get("cct-h64-wide", "small", 0).model_options["embed_dim"] == 64 * 32
+    assert variants.variant(get("cct", "small", 0), "cct") is None
+    for name, message in {
+        "cct-k9-full1": "between 1 and 4 can go, not 9",
+        "cct-k1-deep2": "no front '-deep2'",
+        "cct-k1-full0": "no front '-full0'",
+        "cct-kone": "unknown experiment 'cct-kone'",
+        "cct-h2-wider": "unknown experiment 'cct-h2-wider'",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            get(name, "small", 0)
 
 
 def test_recipe_data_and_seed_are_those_of_the_base() -> None:
@@ -55,7 +80,7 @@ def test_recipe_data_and_seed_are_those_of_the_base() -> None:
     for name in (name for name in CATALOGUE if name.startswith(("cct-h", "cct-k")) and "small" in CATALOGUE[name].cost):
         changed = get(name, "small", 2)
         assert changed.readout.kinds == (variants.HEAD_SITES if name.startswith("cct-h") else variants.NODE_SITES)
-        same = {"model": base.model, "model_options": base.model_options, "snapshots": base.snapshots}
+        same = {"model": base.model, "model_options": base.model_options, "snapshots": base.snapshots, "lean": None}
         assert replace(changed, name="cct", readout=replace(changed.readout, kinds=None), **same) == base
         assert changed.hash != base.hash
 
