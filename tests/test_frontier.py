@@ -104,6 +104,11 @@ def test_the_networks_with_convolutions_first_are_in_the_catalogue(scale: Any) -
         assert without == {key: value for key, value in options.items() if key in without} != options
 
 
+def test_mean_and_standard_deviation_in_words() -> None:
+    assert tables.mean_sd(pd.Series([1.0, 2.0, 3.0])) == "2.00 ± 1.00"
+    assert tables.mean_sd(pd.Series([1.004])) == "1.00"
+
+
 def test_depth_and_lines(smoke_run: Run) -> None:
     assert tables.depth_of(smoke_run) == 3
     table = tables.side_by_side({"a": [smoke_run], "b": [smoke_run]}, tables.training_history, "network")

@@ -204,6 +204,13 @@ def test_provenance_has_a_line_for_each_experiment() -> None:
     assert len(lines) == 2
 
 
+def test_provenance_gives_each_seed_its_device() -> None:
+    first, *others = runs(0, 1, 2)
+    there = [replace(run, manifest=run.manifest | {"device": "a GPU"}) for run in others]
+    assert "(seeds 0, 1, 2) · 2 CPU cores (0), a GPU (1, 2) · record" in reporting.provenance([first, *there])
+    assert "(seeds 1, 2) · a GPU · record" in reporting.provenance(there)
+
+
 def test_the_claims_of_the_book_are_well_formed() -> None:
     claims = load_claims()
     assert list(claims) == [claim.id for claim in claims.values()]

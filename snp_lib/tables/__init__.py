@@ -6,7 +6,7 @@ from snp_lib.tables.committees import committees, diagonals, gain_of_labels
 from snp_lib.tables.heads import ablated_accuracy, expert_agreement, explanations, symmetry, symmetry_at_stages
 from snp_lib.tables.pruning import difference_per_seed, paired, pruned, pruned_latency
 from snp_lib.tables.sites import KINDS, per_run, readout_accuracy, rises, shuffle_outputs, site_statistics, training_history
-from snp_lib.tables.variants import accuracies, depth_of, frontier, head_statistics, side_by_side
+from snp_lib.tables.variants import accuracies, depth_of, frontier, head_statistics, mean_sd, side_by_side
 
 __all__ = [
     "KINDS",
@@ -24,6 +24,7 @@ __all__ = [
     "frontier",
     "gain_of_labels",
     "head_statistics",
+    "mean_sd",
     "paired",
     "per_run",
     "pruned",

@@ -43,6 +43,11 @@ def accuracies(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def mean_sd(values: pd.Series) -> str:
+    """Mean and standard deviation (n − 1) in words, with two decimals; of one value the value alone."""
+    return f"{values.mean():.2f}" + (f" ± {values.std():.2f}" if len(values) > 1 else "")
+
+
 def depth_of(run: Run) -> int:
     """Encoders of the network of a run."""
     return max(split_site(site)[0] for site in run.sites)
