@@ -93,7 +93,7 @@ Published: ViT-Ti 66.5 %, ResNet-50 82.5 %, Alter-ResNet-50 84.0 % (read off a f
 """
 
 SHORT_16 = Recipe(epochs=16, batch_size=128, lr=1e-3, weight_decay=0.03, warmup_epochs=0.5, precision="auto", eval_every=4)
-"""Our own, for transformers on CIFAR-100 in few epochs: crops and flips, no policy and no mixing."""
+"""Our own recipe for transformers on CIFAR-100 in few epochs, with crops and flips, without policy and mixing."""
 
 FLOWERS_150 = Recipe(
     epochs=150,
@@ -107,4 +107,4 @@ FLOWERS_150 = Recipe(
     precision="auto",
     eval_every=50,
 )
-"""Our own, for compact transformers on the 1,020 training photographs of Flowers-102."""
+"""Our own recipe for compact transformers on the 1,020 training photographs of Flowers-102."""
