@@ -107,6 +107,7 @@ def train(
     )
     saved = time.monotonic()
     devices = [device] if device.type == "cuda" else []
+    training.compiled = compiled
     faster = compiled_encoders(model) if compiled else contextlib.nullcontext()
     with StopRequests() as requests, torch.random.fork_rng(devices=devices), contextlib.closing(bar), faster:
         while training.epoch < recipe.epochs:
@@ -178,6 +179,7 @@ class Training:
         self.loss_and_hits = torch.zeros(2, dtype=torch.float64, device=device)  # of the running epoch, of this process
         self.bad_step = torch.full((), -1, device=device)  # stays on the device: looking at it every step would stall a GPU
         self.after_epoch: Callable[[int], None] | None = None
+        self.compiled = False  # whether the encoders are, while it trains
         self.captured: Callable[..., tuple[Tensor, ...]] | None = None  # ``gradients`` of the whole network as one launch
 
     def _fingerprint(self, given: str, masks: Mapping[str, Mask]) -> str:
@@ -285,7 +287,8 @@ class Training:
     def evaluate(self, row: dict[str, Any]) -> None:
         """Add the accuracy on the test split to the row of an epoch, where the recipe asks for it."""
         if row["epoch"] % self.recipe.eval_every == 0 or row["epoch"] == self.recipe.epochs:
-            with torch.compiler.set_stance("force_eager"):  # compiling for one pass would not pay
+            # compiling for one pass would not pay
+            with torch.compiler.set_stance("force_eager") if self.compiled else contextlib.nullcontext():
                 logits = predict(self.model, self.dataset.test, self.augmentation.normalize, bfloat16=self.bfloat16)
             row["test_accuracy"] = accuracy(logits, self.dataset.test.labels)
             self.model.train()
