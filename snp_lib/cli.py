@@ -257,6 +257,8 @@ def _record(options: argparse.Namespace) -> int:
         raise ValueError("--seeds goes with an EXPERIMENT; a set names its own")
     if options.set is None and options.budget < math.inf:
         raise ValueError("--budget goes with --set NAME")
+    if options.set is None and options.compile:
+        raise ValueError("--compile goes with --set NAME, which trains; a finished EXPERIMENT is only read")
     if options.set is not None and options.weights:
         raise ValueError("--weights goes with an EXPERIMENT; a set is recorded without")
     if options.set is not None:

@@ -14,7 +14,7 @@ from snp_lib.elsewhere import ELSEWHERE
 from snp_lib.performance.readout import ReadoutRecipe
 from snp_lib.training.recipe import Recipe
 from snp_lib.training.recipes import CCT_300, FLOWERS_150, SHORT_16
-from snp_lib.variants import DEEPER, FRONTS, HEADS, SHORTCUTS, WIDE, heads_of, variant, variants
+from snp_lib.variants import FRONTS, HEADS, SHORTCUTS, WIDE, heads_of, variant, variants
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -180,7 +180,7 @@ def flowers_trainval(scale: Scale, seed: int) -> Experiment:
     return base.vary("flowers-trainval", dataset=base.dataset if scale == "smoke" else "flowers102-trainval")
 
 
-GPU: dict[Scale, str] = {"smoke": "", "small": "", "medium": "needs a GPU", "paper": "needs a GPU"}
+GPU: dict[Scale, str] = {"medium": "needs a GPU", "paper": "needs a GPU"}
 
 CATALOGUE: dict[str, Entry] = {
     "cct": Entry(
@@ -292,11 +292,6 @@ def convolutions_first(*, shortcut: bool = False) -> dict[str, str]:
     if shortcut:
         return {f"cct-k1{front}": f"cct-k1{front.removesuffix('-shortcut')}" for front in SHORTCUTS}
     return {f"cct-k1{front}": "cct-k1" for front in FRONTS if front}
-
-
-def encoders_replaced(scale: Scale) -> list[int]:
-    """Numbers of first encoders that one full convolution replaces in the catalogue, ascending."""
-    return [1, *DEEPER[scale]]
 
 
 def members(name: str, scale: Scale) -> list[Experiment]:

@@ -54,7 +54,7 @@ def test_recording_a_step_changes_no_bit_of_the_training(few_digits: Dataset, mo
         assert torch.equal(recorded.state_dict()[name], tensor), name
 
 
-def test_a_graph_on_a_gpu_changes_no_bit(few_digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_by_graph_on_a_gpu_is_the_training(few_digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     if not capturable(torch.device("cuda")) or not torch.cuda.is_available():
         skip("cuda")
     plain, recorded = network(), network()

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from snp_lib import chooser, experiments, plots, tables
+from snp_lib import chooser, experiments, plots, tables, variants
 from snp_lib.models import create_model
 from snp_lib.store import Run
 
@@ -93,7 +93,7 @@ def test_the_networks_with_convolutions_first_are_in_the_catalogue(scale: Any) -
     fronts, shortcuts, counts = (
         experiments.convolutions_first(),
         experiments.convolutions_first(shortcut=True),
-        experiments.encoders_replaced(scale),
+        (1, *variants.DEEPER[scale]),
     )
     known = {name for name, entry in experiments.CATALOGUE.items() if name.startswith("cct-k") and scale in entry.cost}
     assert {*fronts, *fronts.values(), *shortcuts, *(f"cct-k{k}{front}" for k in counts for front in ("", "-full1"))} == known

@@ -89,6 +89,7 @@ def test_the_command_records_a_set_and_says_when_the_budget_ended(
         (["record", "cct", "--set", "cct"], "name an EXPERIMENT or a --set NAME, not both"),
         (["record", "--set", "cct", "--seeds", "1"], "--seeds goes with an EXPERIMENT"),
         (["record", "cct", "--budget", "9m"], "--budget goes with --set NAME"),
+        (["record", "cct", "--compile"], "--compile goes with --set NAME"),
         (["record", "--set", "cct", "--weights", "--to", "x"], "--weights goes with an EXPERIMENT"),
         (["record", "--set", "cct", "--budget", "9"], "expected a time such as 30s, 9m or 2h, got '9'"),
         (["train", "cct", "--time-limit", "0m"], "expected a time such as 30s, 9m or 2h, got '0m'"),
