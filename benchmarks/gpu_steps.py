@@ -17,7 +17,7 @@ from typing import Any
 import keeping
 import torch
 
-from snp_lib import experiments, making
+from snp_lib import experiments, machine
 from snp_lib.data import Dataset, Split
 from snp_lib.experiments import Experiment
 from snp_lib.training.execution import compiled_encoders
@@ -39,7 +39,7 @@ def timed(
     experiment: Experiment, dataset: Dataset, device: torch.device, steps: int, *, captured: bool, compiled: bool
 ) -> tuple[float, float]:
     """Seconds of the first step, and images a second of those behind the warm-up."""
-    model = making.initial_model(experiment, dataset.num_classes)
+    model = experiments.initial_model(experiment, dataset.num_classes)
     training = Training(model, dataset, experiment.recipe, 0, device, "", None)
     batches = training.batches()
     model.train()
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="(default: 5)")
     parser.add_argument("--record", metavar="NAME", help="keep the numbers in data/records/benchmarks/NAME.json")
     options = parser.parse_args()
-    device = making.choose_device("cuda")
+    device = machine.choose_device("cuda")
     dataset, parts = random_images(8192), {}
     for name in options.experiments.split(","):
         experiment = experiments.get(name, options.scale, 0)

@@ -26,11 +26,13 @@ import torch
 from torch import Tensor, nn
 
 from snp_lib import experiments, store
+from snp_lib.analysis.ablation import ablated_logits, kept_heads
 from snp_lib.latency import count_macs
-from snp_lib.models import CCT, create_model
-from snp_lib.paths import PROJECT
-from snp_lib.performance import Summary, ablated_logits, binarize, diagonal_sets, kept_heads, summarize
-from snp_lib.pruning import andc, magnitude, random_clusters, shuffled
+from snp_lib.machine import PROJECT
+from snp_lib.models import create_model
+from snp_lib.models.cct import CCT
+from snp_lib.performance import Summary, binarize, diagonal_sets, summarize
+from snp_lib.pruning.masks import andc, magnitude, random_clusters, shuffled
 
 sys.path.insert(0, str(PROJECT / "tests"))
 import twins

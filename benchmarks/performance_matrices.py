@@ -19,17 +19,17 @@ from torch import Tensor, nn
 
 from snp_lib import data, experiments
 from snp_lib.data import Split
-from snp_lib.data.augment import Normalize
+from snp_lib.data.augment.crops import Normalize
 from snp_lib.models import create_model
-from snp_lib.performance import group_units, measure, summarize, unit_matrices
-from snp_lib.performance.readout import Readout, make_readout
+from snp_lib.performance import group_units, summarize, unit_matrices
+from snp_lib.performance.readout import Readout, make_readout, measure
 
 BATCH = 128
 
 
 @torch.no_grad()
 def plain(model: nn.Module, split: Split, normalize: Normalize) -> None:
-    for images in split.images.split(BATCH):
+    for images in split.inputs.split(BATCH):
         model(normalize(images))
 
 
@@ -51,7 +51,7 @@ def alone(readout: Readout, features: Tensor, node: int) -> Tensor:
 @torch.no_grad()
 def literal(model: nn.Module, site: str, readout: Readout, split: Split, normalize: Normalize, node: int, labels: int) -> None:
     matrix = torch.zeros(labels, labels)
-    for images, truth in zip(split.images.split(BATCH), split.labels.split(BATCH), strict=True):
+    for images, truth in zip(split.inputs.split(BATCH), split.labels.split(BATCH), strict=True):
         matrix.index_add_(0, truth, alone(readout, model(normalize(images), sites=[site])[1][site], node))
 
 
@@ -71,16 +71,16 @@ def main() -> None:
     torch.manual_seed(0)
     small = experiments.get("cct", "small", 0)
     dataset = data.load(options.dataset, size=32)
-    model_options = small.model_options | {"in_channels": dataset.test.images.shape[1]}
+    model_options = small.model_options | {"in_channels": dataset.test.inputs.shape[1]}
     model = create_model(small.model, num_classes=dataset.num_classes, **model_options)
     model.to(memory_format=torch.channels_last).eval()
-    split = Split(dataset.test.images[: options.images], dataset.test.labels[: options.images])
-    normalize = Normalize(split.images)
+    split = Split(dataset.test.inputs[: options.images], dataset.test.labels[: options.images])
+    normalize = Normalize(split.inputs)
     with torch.no_grad():
-        _, example = model(normalize(split.images[:1]), sites=list(model.sites))
-        features = model(normalize(split.images[:512]), sites=list(model.sites))[1]
+        _, example = model(normalize(split.inputs[:1]), sites=list(model.sites))
+        features = model(normalize(split.inputs[:512]), sites=list(model.sites))[1]
     readouts = {site: make_readout(example[site], dataset.num_classes).eval() for site in model.sites}
-    part = Split(split.images[:512], split.labels[:512])
+    part = Split(split.inputs[:512], split.labels[:512])
     share = len(part) / len(split)
 
     def timed_literal() -> float:

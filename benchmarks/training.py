@@ -25,12 +25,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from snp_lib import data, experiments, making
+from snp_lib import data, experiments, machine
 from snp_lib.data import Dataset, Split
 from snp_lib.experiments import Experiment
-from snp_lib.models import cct, create_model
-from snp_lib.training import Recipe, predict, train
-from snp_lib.training.augmentation import Augmentation
+from snp_lib.models import cct, create_model, encoder
+from snp_lib.training.loop import predict, train
+from snp_lib.training.preparation import ImagePreparation
+from snp_lib.training.recipe import Recipe
 
 Rows = dict[str, Callable[[], float]]
 
@@ -42,11 +43,11 @@ def fused_attention() -> Iterator[None]:
     def fused(q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:
         return functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
 
-    ours, cct.attend = cct.attend, fused  # type: ignore[assignment]
+    ours, encoder.attend = encoder.attend, fused  # type: ignore[assignment]
     try:
         yield
     finally:
-        cct.attend = ours
+        encoder.attend = ours
 
 
 def built(experiment: Experiment, dataset: Dataset) -> cct.CCT:
@@ -60,8 +61,8 @@ def grey_levels(images: Tensor) -> tuple[list[float], list[float]]:
 
 
 def usual(model: nn.Module, dataset: Dataset, recipe: Recipe, device: torch.device) -> Iterator[float]:
-    mean, deviation = grey_levels(dataset.train.images)
-    prepare = usual_loop.transform(recipe, dataset.train.images.shape[-1], mean, deviation, train=True)
+    mean, deviation = grey_levels(dataset.train.inputs)
+    prepare = usual_loop.transform(recipe, dataset.train.inputs.shape[-1], mean, deviation, train=True)
     batches = usual_loop.loader(dataset.train, recipe.batch_size, prepare, True, device)
     return usual_loop.epochs(model.to(device), batches, recipe, device)
 
@@ -100,12 +101,12 @@ def training_rows(experiment: Experiment, dataset: Dataset, device: torch.device
 
 
 def evaluation_rows(experiment: Experiment, dataset: Dataset, device: torch.device) -> Rows:
-    mean, deviation = grey_levels(dataset.train.images)
+    mean, deviation = grey_levels(dataset.train.inputs)
     model, public = built(experiment, dataset).to(device), usual_loop.network(built(experiment, dataset).config).to(device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    prepare = usual_loop.transform(experiment.recipe, dataset.test.images.shape[-1], mean, deviation, train=False)
+    prepare = usual_loop.transform(experiment.recipe, dataset.test.inputs.shape[-1], mean, deviation, train=False)
     batches = usual_loop.loader(dataset.test, 256, prepare, False, device)
-    normalize = Augmentation(experiment.recipe, dataset.train.images.to(device), dataset.num_classes).normalize
+    normalize = ImagePreparation(experiment.recipe, dataset.train.inputs.to(device), dataset.num_classes).normalize
 
     def rate(task: Callable[[], object]) -> float:
         started = time.perf_counter()
@@ -120,11 +121,11 @@ def evaluation_rows(experiment: Experiment, dataset: Dataset, device: torch.devi
 
 
 def augmentation_rows(recipe: Recipe, split: Split, device: torch.device) -> Rows:
-    mean, deviation = grey_levels(split.images)
-    size, batch = split.images.shape[-1], recipe.batch_size
+    mean, deviation = grey_levels(split.inputs)
+    size, batch = split.inputs.shape[-1], recipe.batch_size
     one_by_one = usual_loop.Pictures(split, usual_loop.transform(recipe, size, mean, deviation, train=True))
-    images = split.images.to(device)
-    augmentation, generator = Augmentation(recipe, images, 100), torch.Generator(device).manual_seed(0)
+    images = split.inputs.to(device)
+    augmentation, generator = ImagePreparation(recipe, images, 100), torch.Generator(device).manual_seed(0)
 
     def rate(task: Callable[[], object], count: int) -> float:
         started = time.perf_counter()
@@ -136,7 +137,7 @@ def augmentation_rows(recipe: Recipe, split: Split, device: torch.device) -> Row
     return {
         "torchvision, image by image, one process": lambda: rate(lambda: [one_by_one[i] for i in range(512)], 512),
         "ours, in batches on the device": lambda: rate(
-            lambda: [augmentation(part, generator) for part in images.split(batch)], len(images)
+            lambda: [augmentation.augmented(part, generator) for part in images.split(batch)], len(images)
         ),
     }
 
@@ -160,7 +161,7 @@ def peak(device: torch.device, dtype: torch.dtype) -> float:
 def operations(experiment: Experiment, dataset: Dataset) -> int:
     """Multiply-adds times two of one image, forward and backward, as torch's counter has them."""
     model = built(experiment, dataset)
-    images = torch.randn(8, *dataset.train.images.shape[1:])
+    images = torch.randn(8, *dataset.train.inputs.shape[1:])
     # in bfloat16 attention is two products, which the counter sees; it knows nothing of the CPU's fused attention
     with FlopCounterMode(display=False) as counter, torch.autocast("cpu", torch.bfloat16):
         model(images).sum().backward()
@@ -190,9 +191,9 @@ def to_the_end(
 ) -> dict[str, dict[str, list[float]]]:
     """Test accuracy and seconds of both loops, seed by seed in turn."""
     found: dict[str, dict[str, list[float]]] = {name: {"accuracy": [], "seconds": []} for name in ("the usual loop", "ours")}
-    mean, deviation = grey_levels(dataset.train.images)
+    mean, deviation = grey_levels(dataset.train.inputs)
     recipe = replace(experiment.recipe, epochs=epochs, eval_every=epochs, precision="auto")
-    prepare = usual_loop.transform(recipe, dataset.test.images.shape[-1], mean, deviation, train=False)
+    prepare = usual_loop.transform(recipe, dataset.test.inputs.shape[-1], mean, deviation, train=False)
     tests = usual_loop.loader(dataset.test, 256, prepare, False, device)
     shape = built(experiment, dataset).config
     for seed in range(seeds):
@@ -240,11 +241,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="seeds of --accuracy (default: 3)")
     parser.add_argument("--record", metavar="NAME", help="keep the numbers in data/records/benchmarks/NAME.json")
     options = parser.parse_args()
-    device = making.choose_device(options.device)
+    device = machine.choose_device(options.device)
     experiment = experiments.get("cct", options.scale, 0)
     whole = data.load(experiment.dataset, size=experiment.dataset_size)
     parts = {name: whole.split(name) for name in ("train", "test")}
-    few = replace(whole, **{name: Split(part.images[: options.images], part.labels[: options.images]) for name, part in parts.items()})
+    few = replace(whole, **{name: Split(part.inputs[: options.images], part.labels[: options.images]) for name, part in parts.items()})
     result: dict[str, Any] = {
         **keeping.conditions(device),
         "model": experiment.model,

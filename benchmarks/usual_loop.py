@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-import snp_lib  # noqa: F401 - makes torchvision importable beside a CPU-only torch, so it comes first
+import keeping  # noqa: F401 - makes torchvision importable beside a CPU-only torch, so it comes first
 
 # isort: split
 import torch
@@ -20,9 +20,9 @@ from torchvision.transforms.functional import to_pil_image
 from vit_pytorch import cct as public_cct
 
 from snp_lib.data import Split
-from snp_lib.models import CCTConfig
-from snp_lib.training import Recipe
-from snp_lib.training.schedules import learning_rate
+from snp_lib.models.cct import CCTConfig
+from snp_lib.training.optim import learning_rate
+from snp_lib.training.recipe import Recipe
 
 WORKERS = 2
 
@@ -37,7 +37,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         return len(self.split)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(to_pil_image(self.split.images[index])), int(self.split.labels[index])
+        return self.transform(to_pil_image(self.split.inputs[index])), int(self.split.labels[index])
 
 
 def transform(recipe: Recipe, size: int, mean: list[float], deviation: list[float], train: bool) -> Callable[[object], Tensor]:

@@ -17,14 +17,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from snp_lib.models import Config
-from snp_lib.performance.ablation import evaluating
+from snp_lib.models.sites import evaluating
 
-Shape = tuple[int, int, int]  # of one image: channels, height, width
+Example = Callable[[int], Tensor]  # from a number to so many random inputs
 Seconds = tuple[tuple[float, ...], ...]  # of every pass, round by round
 LEAST_ROUNDS = 5  # whatever the limit
 
@@ -43,11 +42,11 @@ class Latency:
     """Seconds of single forward passes of one model, each from its start until its result is there.
 
     Attributes:
-        batch: images of a pass.
+        batch: inputs of a pass.
         device: ``cpu`` or ``cuda``.
         threads: of the CPU, as torch uses them.
         precision: of the matrix products.
-        macs: multiply-accumulates of one image, see :func:`count_macs`.
+        macs: multiply-accumulates of one input, see :func:`count_macs`.
         parameters: of the model.
         seconds: of every pass, round by round.
         again: of the same model timed once more in the same rounds; empty where it was not.
@@ -126,26 +125,6 @@ class Comparison:
         return rows
 
 
-HEADER = (
-    f"{'network':12}{'batch':>6}{'MMACs':>8}{'passes':>7}{'ms':>10}{'5 %':>9}{'95 %':>9}{'images/s':>10}{'ratio':>7}{'5 %':>7}{'95 %':>7}"
-)
-
-
-def table(comparison: Comparison) -> str:
-    """The rows as text under ``HEADER``, milliseconds a pass; the last line is the noise of the ratios above it."""
-
-    def line(start: str, ratio: Spread) -> str:
-        return f"{start:71}{ratio.median:7.2f}{ratio.low:7.2f}{ratio.high:7.2f}"
-
-    lines = []
-    for name, latency in comparison.latencies.items():
-        own, batch = latency.spread, latency.batch
-        milliseconds = f"{1000 * own.median:10.2f}{1000 * own.low:9.2f}{1000 * own.high:9.2f}"
-        start = f"{name:12}{batch:6}{latency.macs / 1e6:8.1f}{latency.passes:7}{milliseconds}{batch / own.median:10,.0f}"
-        lines.append(line(start, comparison.ratio(name)))
-    return "\n".join([*lines, line("the first once more: noise", comparison.noise)])
-
-
 def measure(model: nn.Module, batch: int, device: torch.device | str, **options: Any) -> Latency:
     """Seconds of a forward pass of one model, timed twice in turn; options and errors as for :func:`compare`."""
     return compare({"model": model}, batch, device, **options).reference
@@ -157,22 +136,22 @@ def compare(
     batch: int,
     device: torch.device | str,
     *,
-    shape: Shape | None = None,
+    example: Example | None = None,
     precision: Literal["float32", "bfloat16"] = "float32",
     rounds: int = 20,
     passes: int = 5,
     limit: float = math.inf,
     warm_up: int = 3,
 ) -> Comparison:
-    """Time models against each other in eval mode, without gradients, on one batch of random images.
+    """Time models against each other in eval mode, without gradients, on one batch of random inputs.
 
     Models may be compiled: warm-up compiles them. They are moved to the device and afterwards back, modes restored.
 
     Args:
         models: by name, the reference first.
-        batch: images of a pass.
+        batch: inputs of a pass.
         device: ``cuda`` times with events on the device, anything else with the clock of the process.
-        shape: of an image; None for the networks of :mod:`snp_lib.models`, which know theirs.
+        example: random inputs; None for the networks of :mod:`snp_lib.models`, which give their own.
         precision: ``bfloat16`` runs matrix products in it, by autocast.
         rounds: each model is timed once in every round, the first one twice.
         passes: of a model in a round; rounds × passes = 100 by default.
@@ -181,7 +160,7 @@ def compare(
         warm_up: passes of each model that do not count.
 
     Raises:
-        ValueError: no model, a number that is not positive, an unknown precision, or no shape known.
+        ValueError: no model, a number that is not positive, an unknown precision, or no inputs known.
     """
     if not models:
         raise ValueError("name at least one model to time")
@@ -192,17 +171,17 @@ def compare(
         raise ValueError(f'precision must be "float32" or "bfloat16", got {precision!r}')
     device = torch.device(device)
     first = next(iter(models))
-    shape = shape or _shape(models[first])
-    images = torch.rand(batch, *shape, generator=torch.Generator().manual_seed(0)).to(device)
+    example = example or _example(models[first])
+    inputs = example(batch).to(device)
     timed, order = _stopwatch(device), random.Random(0)
     with ExitStack() as stack:
         for model in models.values():
             stack.enter_context(_placed(model, device))
-        costs = {name: count_macs(model, shape) for name, model in models.items()}
+        costs = {name: count_macs(model, example) for name, model in models.items()}
         arms = [*models.items(), ("", models[first])]  # the last is the reference again
         found: list[list[tuple[float, ...]]] = [[] for _ in arms]
         stack.enter_context(torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"))
-        expected = sum([timed(lambda m=model: m(images)) for _ in range(warm_up)][-1] for _, model in arms)  # type: ignore[misc]
+        expected = sum([timed(lambda m=model: m(inputs)) for _ in range(warm_up)][-1] for _, model in arms)  # type: ignore[misc]
         passes = max(1, math.floor(min(passes, limit / (rounds * expected)))) if expected else passes
         started = perf_counter()
         for round_ in range(rounds):
@@ -210,7 +189,7 @@ def compare(
                 break
             for arm in order.sample(range(len(arms)), len(arms)):
                 model = arms[arm][1]
-                found[arm].append(tuple(timed(lambda m=model: m(images)) for _ in range(passes)))  # type: ignore[misc]
+                found[arm].append(tuple(timed(lambda m=model: m(inputs)) for _ in range(passes)))  # type: ignore[misc]
     return Comparison(
         {
             name: Latency(
@@ -229,33 +208,33 @@ def compare(
 
 
 @torch.no_grad()
-def count_macs(model: nn.Module, shape: Shape | None = None) -> int:
-    """Multiply-accumulates of the forward pass of one image, by torch's own counter.
+def count_macs(model: nn.Module, example: Example | None = None) -> int:
+    """Multiply-accumulates of the forward pass of one input, by torch's own counter.
 
     They are those of linear layers, convolutions and both products of attention, which are written out while counting:
     the counter sees neither the fused attention of the CPU nor the fast path of ``nn.MultiheadAttention``. Normalisation,
     softmax, activations and the gathering of features count for nothing.
 
     Raises:
-        ValueError: no shape given, and the model is none of ours.
+        ValueError: no inputs given, and the model is none of ours.
     """
     model = getattr(model, "_orig_mod", model)  # of a compiled model: its kernels are unknown to the counter
     device = next((parameter.device for parameter in model.parameters()), None)
-    image, fast = torch.zeros(1, *(shape or _shape(model)), device=device), torch.backends.mha.get_fastpath_enabled()
+    inputs, fast = (example or _example(model))(1).to(device), torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with evaluating(model), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            model(image)
+            model(inputs)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
     return int(counter.get_total_flops()) // 2
 
 
-def _shape(model: nn.Module) -> Shape:
-    config = getattr(getattr(model, "_orig_mod", model), "config", None)
-    if not isinstance(config, Config):
-        raise ValueError(f"give the shape of an image, (channels, height, width): {type(model).__name__} does not say it")
-    return config.in_channels, config.image_size, config.image_size
+def _example(model: nn.Module) -> Example:
+    example: Example | None = getattr(getattr(model, "_orig_mod", model), "example", None)  # of a compiled model
+    if example is None:
+        raise ValueError(f"give example, a function from a number to so many inputs: {type(model).__name__} has none")
+    return example
 
 
 def _stopwatch(device: torch.device) -> Callable[[Callable[[], object]], float]:

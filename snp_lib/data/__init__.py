@@ -1,5 +1,54 @@
-"""Data sets as uint8 tensors, and augmentation on the device."""
+"""Data sets by name, as uint8 tensors: verified, never half there."""
 
-from snp_lib.data.load import DATASETS, LABELS, DataError, Dataset, Split, load
+from __future__ import annotations
 
-__all__ = ["DATASETS", "LABELS", "DataError", "Dataset", "Split", "load"]
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from snp_lib.data import images
+from snp_lib.data.dataset import DataError as DataError, Dataset as Dataset, Split as Split
+from snp_lib.machine import data_dir
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a data set comes from. ``labels`` is known without loading it; ``folder`` below the data folder, None if bundled."""
+
+    load: Callable[[Path, int | None, bool], Dataset]  # of the data folder, the size and whether to show progress
+    labels: int
+    folder: str | None
+
+
+SOURCES: dict[str, Source] = {
+    "digits": Source(load=images.digits, labels=10, folder=None),
+    "cifar100": Source(load=images.cifar100, labels=100, folder="cifar-100-python"),
+    "flowers102": Source(load=images.flowers102, labels=102, folder="flowers-102"),
+    "flowers102-trainval": Source(load=images.flowers102_trainval, labels=102, folder="flowers-102"),
+}
+"""Every data set by name; one more is one more entry."""
+
+
+def load(name: str, root: str | Path | None = None, *, size: int | None = None, progress: bool = True) -> Dataset:
+    """Load a data set by name, downloading it when it is missing.
+
+    Args:
+        name: ``digits`` (bundled with scikit-learn, no network), ``cifar100``, ``flowers102``, or ``flowers102-trainval``,
+            which trains on the official training and validation images together.
+        root: folder in torchvision's layout; else ``SNP_DATA_DIR``, else ``data/cache/``. Unused by ``digits``.
+        size: side of the square images in pixels. Default 8 (digits), 32 (CIFAR-100), 224 (Flowers-102).
+        progress: show a progress bar while decoding.
+
+    Returns:
+        The data set, with the official split where there is one (Flowers-102 has 1,020 train, 1,020 validation, 6,149
+        test); for digits every fourth image is a test image (defined here).
+
+    Raises:
+        ValueError: unknown name, or a size that this data set cannot have.
+        DataError: no network, a damaged file, a folder that cannot be written; nothing half-written is left.
+    """
+    if name not in SOURCES:
+        raise ValueError(f"unknown data set {name!r}; there are {', '.join(SOURCES)}")
+    if size is not None and size < 1:
+        raise ValueError(f"size must be positive, got {size}")
+    return SOURCES[name].load(Path(root).expanduser() if root is not None else data_dir(), size, progress)

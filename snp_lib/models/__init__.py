@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import fields
 from typing import Any
 
-from snp_lib.models.cct import CCT, CCTConfig
-from snp_lib.models.extracted import Extracted, ResNetConfig, ViTConfig
+from snp_lib.models import cct, from_torchvision
+from snp_lib.models.sites import Family, Network as Network
 
-__all__ = ["CCT", "CCTConfig", "Config", "Extracted", "Network", "ResNetConfig", "ViTConfig", "configuration", "create_model"]
-
-Config = CCTConfig | ViTConfig | ResNetConfig
-"""The shape of a network, one class for each family."""
-
-Network = CCT | Extracted
-"""What :func:`create_model` returns: ``model(x)`` → logits, ``model(x, sites=[…])`` → (logits, features), ``model.sites``."""
-
-# L → (width, heads, mlp_ratio), section 4 of the CCT paper and the released code
-CCT_SIZES = {2: (128, 2, 1.0), 4: (128, 2, 1.0), 6: (256, 4, 2.0), 7: (256, 4, 2.0), 14: (384, 6, 3.0)}
-_NAMES: dict[type[Config], tuple[re.Pattern[str], tuple[str, ...]]] = {
-    CCTConfig: (re.compile(r"cct_([1-9]\d*)_([1-9]\d*)x([1-9]\d*)"), ("depth", "kernel_size", "num_convs")),
-    ViTConfig: (re.compile(r"vit_([1-9]\d*)_p([1-9]\d*)"), ("depth", "patch_size")),
-    ResNetConfig: (re.compile(r"resnet([1-9]\d*)"), ("layers",)),
-}  # configuration → names of that family, and the fields that the numbers in a name give
+FAMILIES: list[Family] = [cct.FAMILY, from_torchvision.VIT, from_torchvision.RESNET]
+"""Every family of networks; one more is one more entry."""
 
 
 def create_model(name: str, *, num_classes: int, **options: Any) -> Network:
@@ -35,8 +21,7 @@ def create_model(name: str, *, num_classes: int, **options: Any) -> Network:
             ``vit_L_pP``, a plain ViT of L encoders on patches of P×P pixels, such as ``vit_12_p2``.
             ``resnetL``, a ResNet of L layers, such as ``resnet18``.
         num_classes: number of labels.
-        **options: any other field of :class:`snp_lib.models.CCTConfig`, :class:`snp_lib.models.ViTConfig` or
-            :class:`snp_lib.models.ResNetConfig`.
+        **options: any other field of the family's configuration, such as :class:`snp_lib.models.cct.CCTConfig`.
 
     Returns:
         A module with ``model(x)`` → logits, ``model(x, sites=[…])`` → (logits, features) and ``model.sites``.
@@ -45,29 +30,23 @@ def create_model(name: str, *, num_classes: int, **options: Any) -> Network:
         ValueError: unknown name or invalid value.
         TypeError: unknown option.
     """
-    config = configuration(name, num_classes=num_classes, **options)
-    return CCT(config) if isinstance(config, CCTConfig) else Extracted(config)
+    family, config = _configured(name, num_classes, options)
+    return family.network(config)
 
 
-def configuration(name: str, *, num_classes: int, **options: Any) -> Config:
+def configuration(name: str, *, num_classes: int, **options: Any) -> Any:
     """The shape of the network that :func:`create_model` builds; arguments and errors are the same."""
-    found = [
-        (config, zip(parts, match.groups(), strict=True))
-        for config, (pattern, parts) in _NAMES.items()
-        if (match := pattern.fullmatch(name))
-    ]
-    if not found:
-        raise ValueError(
-            f"unknown model {name!r}; names look like cct_7_3x1 (encoders, kernel x convolutions), vit_12_p2 (encoders, patch) "
-            "or resnet18 (layers)"
-        )
-    config, numbers = found[0]
-    known = [field.name for field in fields(config)]
+    return _configured(name, num_classes, options)[1]
+
+
+def _configured(name: str, num_classes: int, options: dict[str, Any]) -> tuple[Family, Any]:
+    for family in FAMILIES:
+        if match := family.pattern.fullmatch(name):
+            break
+    else:
+        raise ValueError(f"unknown model {name!r}; names look like {', '.join(family.hint for family in FAMILIES)}")
+    known = [field.name for field in fields(family.config)]
     if unknown := [option for option in options if option not in known]:
         raise TypeError(f"unknown option {unknown[0]!r} for {name}; options are {', '.join(known)}")
-    given: dict[str, Any] = {part: int(number) for part, number in numbers}
-    if config is CCTConfig:
-        embed_dim, num_heads, mlp_ratio = CCT_SIZES.get(given["depth"], CCT_SIZES[7])
-        given |= {"embed_dim": embed_dim, "num_heads": num_heads, "mlp_ratio": mlp_ratio}
-        given["image_size"] = 32 if given["kernel_size"] == 3 else 224
-    return config(num_classes=num_classes, **(given | options))
+    given = {part: int(number) for part, number in zip(family.parts, match.groups(), strict=True)}
+    return family, family.config(num_classes=num_classes, **(given | dict(family.defaults(given)) | options))

@@ -1,8 +1,148 @@
-"""Names of sites, the places in a network where features are read: ``block3.ff`` is of encoder 3 and of the kind ff."""
+"""What every network says of itself: the sites where its features are read, the layers that can be pruned, where it can be cut.
+
+A site is named by its block and kind: ``block3.ff`` is of encoder 3 and of the kind ff.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, overload
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A linear layer that can be pruned, between two sites whose units are its input and its output nodes.
+
+    Attributes:
+        inputs: site of the input nodes.
+        outputs: site of the output nodes; None: the output labels.
+        block: number of the block that it belongs to, from 1; None: behind all blocks.
+        places: how often the layer is applied to one input, such as its tokens.
+        activation: what stands between its output and the site ``outputs``; None: nothing.
+    """
+
+    inputs: str
+    outputs: str | None
+    block: int | None
+    places: int
+    activation: Callable[[Tensor], Tensor] | None = None
+
+
+class Network(nn.Module):
+    """A network as everything here expects it: inputs to logits (N, num_classes), and on request the features at named sites.
+
+    ``model(x, sites=[…])`` returns ``(logits, features)``, a dictionary from site name to tokens (N, T, width) or maps
+    (N, C, h, w). A subclass gives ``config``, ``sites``, ``compute`` and ``example``. One whose blocks can be told apart also gives
+    ``before``, ``behind`` and ``parameters_before``; one with linear layers between sites, ``layers``; one whose heads can be switched
+    off, ``attention`` and ``after_attention``.
+    """
+
+    config: Any
+
+    @property
+    def sites(self) -> dict[str, int]:
+        """Site name to its number of channels, in the order of the forward pass."""
+        raise NotImplementedError
+
+    @property
+    def layers(self) -> dict[str, Layer]:
+        """The layers that can be pruned, by the name of their weight; none where no rule is defined."""
+        return {}
+
+    def compute(self, x: Tensor, wanted: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits, and the features at these sites."""
+        raise NotImplementedError
+
+    def example(self, batch: int) -> Tensor:
+        """Random inputs of the right shape and type, as many as asked for, the same at every call."""
+        raise NotImplementedError
+
+    def before(self, x: Tensor, block: int) -> Tensor:
+        """Inputs to what a block reads, counted from 1."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be cut in front of a block")
+
+    def behind(self, hidden: Tensor, block: int) -> Tensor:
+        """What a block reads to logits; ``behind(before(x, b), b)`` is ``forward(x)`` for every b, and for one more than there are."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be cut in front of a block")
+
+    def parameters_before(self, block: int) -> dict[str, Tensor]:
+        """The parameters that ``before`` needs, by name."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be cut in front of a block")
+
+    def attention(self, hidden: Tensor, block: int) -> Tensor:
+        """What a block reads to the outputs of its heads side by side, its ``mha`` site."""
+        raise NotImplementedError(f"{type(self).__name__} has no heads that could be switched off")
+
+    def after_attention(self, hidden: Tensor, mha: Tensor, block: int) -> Tensor:
+        """The rest of a block, from what it reads and its head outputs, which may have been changed."""
+        raise NotImplementedError(f"{type(self).__name__} has no heads that could be switched off")
+
+    @overload
+    def forward(self, x: Tensor, sites: None = None) -> Tensor: ...
+    @overload
+    def forward(self, x: Tensor, sites: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]: ...
+    def forward(self, x: Tensor, sites: Sequence[str] | None = None) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        logits, features = self.compute(x, chosen_sites(sites, self.sites))
+        return logits if sites is None else (logits, features)
+
+
+class ImageNetwork(Network):
+    """A network whose inputs are square images (N, C, S, S), their size and channels as its configuration says."""
+
+    def example(self, batch: int) -> Tensor:
+        return torch.rand(batch, *self.image_shape, generator=torch.Generator().manual_seed(0))
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        return self.config.in_channels, self.config.image_size, self.config.image_size
+
+    def check(self, x: Tensor) -> None:
+        """Raise ValueError for images of another size."""
+        if x.shape[-2:] != self.image_shape[1:]:
+            raise ValueError(f"expected images of {self.config.image_size} pixels, got shape {tuple(x.shape)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """The networks of one file: how their names look, and what builds them.
+
+    Attributes:
+        pattern: of a name; its groups are the numbers in it.
+        parts: the fields of the configuration that those numbers give.
+        config: the dataclass of a shape.
+        network: from a configuration to the network.
+        hint: an example of a name, and what the numbers mean.
+        defaults: further fields that follow from those of the name.
+    """
+
+    pattern: re.Pattern[str]
+    parts: tuple[str, ...]
+    config: type[Any]
+    network: Callable[[Any], Network]
+    hint: str
+    defaults: Callable[[Mapping[str, int]], Mapping[str, Any]] = lambda given: {}
+
+
+def require_positive(config: object, *names: str) -> None:
+    """Raise ValueError unless these fields of a configuration are positive integers."""
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a positive integer, got {value!r}")
+
+
+def require_shares(config: object, *names: str) -> None:
+    """Raise ValueError unless these fields of a configuration lie in [0, 1)."""
+    for name in names:
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"{name} must lie in [0, 1), got {getattr(config, name)!r}")
 
 
 def split_site(site: str) -> tuple[int, str]:
@@ -13,9 +153,26 @@ def split_site(site: str) -> tuple[int, str]:
     return int(block), kind or "block"
 
 
+def depth_of(sites: Iterable[str]) -> int:
+    """Number of the last block that has a site."""
+    return max(split_site(site)[0] for site in sites)
+
+
 def chosen_sites(sites: Sequence[str] | None, known: Iterable[str]) -> list[str]:
     """The sites asked for, in the order of the forward pass; raises ValueError for an unknown one."""
     wanted, available = set(sites or ()), list(known)
     if unknown := sorted(wanted.difference(available)):
         raise ValueError(f"unknown site {unknown[0]!r}; this model has {', '.join(available)}")
     return [site for site in available if site in wanted]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode; afterwards each of its modules is back in its own."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

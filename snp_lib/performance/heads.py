@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Num
+from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 from scipy.special import xlogy
 from scipy.stats import false_discovery_control
 
 from snp_lib.performance.clusters import THETA, Summary, binarize, diagonal_sets
+from snp_lib.performance.statistics import _with_observed, p_value, shuffled_orders
 
 NOBODY = -1  # the expert of a label that has none
-ROUNDING = 1e-9  # a shuffle this close to the observed value equals it: sums in another order differ in the last digits
+
 CHUNK = 256  # shuffles summed at a time, so that memory does not grow with their number
 
 
@@ -33,7 +34,7 @@ def claims(nodes: Summary | ArrayLike, num_heads: int, threshold: float = THETA)
         threshold: θ for matrices; summaries and sets have been thresholded already and ignore it.
 
     Raises:
-        ValueError: the nodes do not divide into this many heads, or what :func:`binarize` raises.
+        ValueError: the nodes do not divide into this many heads, or what :func:`snp_lib.performance.binarize` raises.
     """
     sets = _node_sets(nodes, num_heads, threshold)
     own: np.ndarray = _claims(sets, np.arange(len(sets))[None], num_heads)[0]
@@ -147,26 +148,6 @@ def symmetry_breaking(
     if free.any():
         q[free] = false_discovery_control(p[free])
     return SymmetryBreaking(observed, z, p, q, float(mutual_information(observed)), np.concatenate(null_information))
-
-
-def shuffled_orders(size: int, permutations: int, rng: np.random.Generator) -> Int[np.ndarray, "permutation size"]:
-    """Independent random orders of 0 … size − 1, one a row; raises ValueError for fewer than one permutation."""
-    if permutations < 1:
-        raise ValueError(f"permutations must be at least 1, got {permutations}")
-    orders: np.ndarray = rng.permuted(np.tile(np.arange(size), (permutations, 1)), axis=1)
-    return orders
-
-
-def p_value(null: Num[np.ndarray, "permutation ..."], observed: Num[np.ndarray, "*rest"] | float) -> Float[np.ndarray, "*rest"]:
-    """(1 + permutations that reach the observed value) / (1 + permutations); NaN where either is NaN."""
-    reached = np.asarray((null >= np.asarray(observed) - ROUNDING).sum(axis=0))
-    undefined = np.isnan(null).any(axis=0) | np.isnan(observed)
-    return np.asarray(np.where(undefined, np.nan, _with_observed(reached, len(null))))
-
-
-def _with_observed(reached: Int[np.ndarray, "*rest"], permutations: int) -> Float[np.ndarray, "*rest"]:
-    """The p-value of this many permutations: what was observed counts as one of them, so that p is never zero."""
-    return np.asarray((1 + reached) / (1 + permutations))
 
 
 def experts(claims: Int[np.ndarray, "head label"]) -> Int[np.ndarray, " label"]:

@@ -17,16 +17,17 @@ from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Float64, Int64
+from jaxtyping import Float, Float32, Float64
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from snp_lib.data import Dataset, Split
+from snp_lib.data.dataset import inputs_per_label
+from snp_lib.machine import uses_bfloat16
 from snp_lib.models.sites import split_site
-from snp_lib.training.augmentation import Augmentation
-from snp_lib.training.loop import uses_bfloat16
+from snp_lib.training.optim import warmup_cosine
+from snp_lib.training.preparation import preparation
 from snp_lib.training.recipe import Recipe
-from snp_lib.training.schedules import warmup_cosine
 from snp_lib.training.seeds import epoch_seed, shuffled_batches
 from snp_lib.training.stopping import Stopped, StopRequests
 
@@ -67,7 +68,7 @@ class ReadoutRecipe:
 
 
 class Readout(nn.Module):
-    """Features of a site to F numbers an image (``pool``), and these to logits by ``linear``, a matrix without bias.
+    """Features of a site to F numbers an input (``pool``), and these to logits by ``linear``, a matrix without bias.
 
     The F numbers stand channel by channel, so that :func:`snp_lib.performance.group_units` finds the parts of a unit.
     """
@@ -75,11 +76,11 @@ class Readout(nn.Module):
     linear: nn.Linear
 
     def pool(self, features: Tensor) -> Float[Tensor, "n f"]:
-        """The F numbers of each image."""
+        """The F numbers of each input."""
         raise NotImplementedError
 
     def forward(self, features: Tensor) -> Float[Tensor, "n k"]:
-        """Logits of each image."""
+        """Logits of each input."""
         logits: Tensor = self.linear(self.pool(features))
         return logits
 
@@ -121,7 +122,7 @@ class FlatReadout(Readout):
         self.linear = nn.Linear(width, num_classes, bias=False)
 
     def pool(self, features: Float[Tensor, "n t d"] | Float[Tensor, "n c h w"]) -> Float[Tensor, "n f"]:
-        """All features of an image in a row, the T or h·w features of a channel side by side."""
+        """All features of an input in a row, the T or h·w features of a channel side by side."""
         return (features.transpose(1, 2) if features.ndim == 3 else features).flatten(1)
 
 
@@ -163,7 +164,7 @@ def train_readouts(
 
     Args:
         model: trained network; used in eval mode and left unchanged.
-        augmentation: the recipe whose augmentation is applied, without the mixing of images: a class mean needs images of
+        augmentation: the recipe whose augmentation is applied, without mixing: a class mean needs inputs of
             one label; its precision holds for the frozen network and for flattened readouts, which are wider than the
             network; all others are trained in float32.
 
@@ -172,7 +173,7 @@ def train_readouts(
 
     Raises:
         Stopped: ``time.monotonic()`` passed the deadline, or SIGTERM came; readouts start again next time.
-        ValueError: no site, an unknown site, or fewer training images than one batch.
+        ValueError: no site, an unknown site, or fewer training inputs than one batch.
     """
     if not sites:
         raise ValueError("name at least one site")
@@ -180,11 +181,11 @@ def train_readouts(
         raise ValueError(f"batch_size {recipe.batch_size} exceeds the {len(dataset.train)} training images")
     device = next(model.parameters()).device
     model.eval()
-    images, labels = dataset.train.images.to(device), dataset.train.labels.to(device)
-    augment = Augmentation(augmentation, images, dataset.num_classes)
+    inputs, labels = dataset.train.inputs.to(device), dataset.train.labels.to(device)
+    prepared = preparation(augmentation, inputs, dataset.num_classes)
     bfloat16 = uses_bfloat16(augmentation.precision, device)
     with torch.no_grad():
-        _, example = model(augment.normalize(images[:1]), sites=sites)
+        _, example = model(prepared.plain(inputs[:1]), sites=sites)
     readouts = {}
     for site in sites:
         with torch.random.fork_rng(devices=[]):
@@ -202,7 +203,7 @@ def train_readouts(
                 for group in optimizer.param_groups:
                     group["lr"] = warmup_cosine(epoch * steps + step, total=recipe.epochs * steps, warmup=0, peak=recipe.lr, end=0.0)
                 with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                    _, features = model(augment(images[batch], generator), sites=sites)
+                    _, features = model(prepared.augmented(inputs[batch], generator), sites=sites)
                 optimizer.zero_grad(set_to_none=True)
                 for site in sites:
                     with torch.autocast(device.type, torch.bfloat16, enabled=wide):
@@ -221,19 +222,11 @@ def train_readouts(
     return {site: readout.eval() for site, readout in readouts.items()}
 
 
-def images_per_label(split: Split, num_classes: int) -> Int64[Tensor, " k"]:
-    """Images of each label; raises ValueError where a label has none, so that no mean over its images exists."""
-    counts = torch.bincount(split.labels, minlength=num_classes)
-    if (counts == 0).any():
-        raise ValueError(f"label {int((counts == 0).nonzero()[0])} has no image in this split")
-    return counts
-
-
 @dataclass(frozen=True)
 class Measurement:
     """What one pass over a split measures. K labels; F pooled features at a site, channel by channel."""
 
-    class_means: Mapping[str, Float32[Tensor, "k f"]]  # mean pooled features of the images of each label
+    class_means: Mapping[str, Float32[Tensor, "k f"]]  # mean pooled features of the inputs of each label
     readout_accuracy: Mapping[str, float]  # of each site's readout, in [0, 1]
     logits: Float32[Tensor, "n k"]  # of the network itself, in the order of the split
 
@@ -243,35 +236,41 @@ def measure(
     model: nn.Module,
     readouts: Mapping[str, Readout],
     split: Split,
-    normalize: Callable[[Tensor], Tensor],
+    prepare: Callable[[Tensor], Tensor],
     *,
     num_classes: int,
     batch_size: int = 128,
+    deadline: float = math.inf,
     progress: bool = False,
 ) -> Measurement:
     """Class means, readout accuracy and logits at every site, in one forward pass over the split.
 
     Raises:
-        ValueError: a label of the split has no image, so its mean does not exist.
+        Stopped: ``time.monotonic()`` passed the deadline, or SIGTERM came; nothing of the pass is kept.
+        ValueError: a label of the split has no input, so its mean does not exist.
     """
-    counts = images_per_label(split, num_classes)
+    counts = inputs_per_label(split, num_classes)
     device = next(model.parameters()).device
     model.eval()
     sums: dict[str, Float64[Tensor, "k f"]] = {}
     hits = {site: torch.zeros((), dtype=torch.long, device=device) for site in readouts}
     logits = []
-    batches = zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True)
     steps = -(-len(split) // batch_size)
-    for images, labels in tqdm(batches, total=steps, desc="class means", unit="step", disable=not progress, leave=False):
-        labels = labels.to(device)
-        output, features = model(normalize(images.to(device)), sites=list(readouts))
-        logits.append(output.float())
-        for site, readout in readouts.items():
-            pooled = readout.pool(features[site])
-            hits[site] += (readout.linear(pooled).argmax(1) == labels).sum()
-            if site not in sums:
-                sums[site] = torch.zeros(num_classes, pooled.shape[1], dtype=torch.float64, device=device)
-            sums[site].index_add_(0, labels, pooled.double())
+    with StopRequests() as requests:
+        for inputs, labels in tqdm(
+            split.batches(batch_size), total=steps, desc="class means", unit="step", disable=not progress, leave=False
+        ):
+            labels = labels.to(device)
+            output, features = model(prepare(inputs.to(device)), sites=list(readouts))
+            logits.append(output.float())
+            for site, readout in readouts.items():
+                pooled = readout.pool(features[site])
+                hits[site] += (readout.linear(pooled).argmax(1) == labels).sum()
+                if site not in sums:
+                    sums[site] = torch.zeros(num_classes, pooled.shape[1], dtype=torch.float64, device=device)
+                sums[site].index_add_(0, labels, pooled.double())
+            if requests.pending or time.monotonic() > deadline:
+                raise Stopped(requests.reason, "while class means were measured", "the network is kept, the same command measures again")
     return Measurement(
         class_means={site: (total / counts.to(device).unsqueeze(1)).float().cpu() for site, total in sums.items()},
         readout_accuracy={site: int(hit) / len(split) for site, hit in hits.items()},

@@ -28,8 +28,7 @@ def matrix_triptych(raw: np.ndarray, binary: np.ndarray, clusters: Sequence[Sequ
         axes[2].add_patch(Rectangle((start - 0.5, start - 0.5), len(cluster), len(cluster), fill=False, ec="#d55e00", lw=1.5))
         start += len(cluster)
     for axis, title in zip(axes, ("measured", "thresholded", "clusters first"), strict=True):
-        axis.set_title(title, fontsize=12)
-        axis.set(xlabel="output", xticks=[], yticks=[])
+        axis.set(xlabel="output", xticks=[], yticks=[], title=title)
         sns.despine(ax=axis, top=False, right=False)
     axes[0].set_ylabel("true label")
     return figure

@@ -1,15 +1,19 @@
-"""Accuracy and cost of pruned networks, and their masks."""
+"""Accuracy and cost of networks, pruned or with other front ends, and masks."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from snp_lib.plots.style import COLORS, CONTROL, legend, panels
+from snp_lib.plots.style import COLORS, CONTROL, LINE, legend, panels
 
 ARM_LOOKS = {
     "andc": ("ANDC", COLORS["mha"], "o-"),
@@ -19,30 +23,31 @@ ARM_LOOKS = {
     "fresh": ("ANDC mask, fresh weights", COLORS["block"], "D:"),
 }
 
-FORM_LOOKS = {"blocks": ("one product per block", COLORS["ff_hidden"]), "compact": ("dead units removed", COLORS["ff"])}
+FORM_LOOKS = {
+    "kept": ("weights kept (no dense product reaches it)", COLORS["mha"]),
+    "blocks": ("one product per block", COLORS["ff_hidden"]),
+    "compact": ("dead units removed", COLORS["ff"]),
+}
 
 
-def pareto(table: pd.DataFrame, columns: dict[str, str]) -> Figure:
+def pareto(table: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
     """One panel per column: accuracy against the share of weights kept, one line per arm; mean over seeds ± one standard deviation.
 
     The dashed line is the intact network, in the same column.
     """
     figure, axes = panels(len(columns))
+    shown = {arm: look for arm, look in ARM_LOOKS.items() if arm in set(table.arm)}
+    percent = table.assign(**{column: 100 * table[column] for column in columns})
     for axis, (column, title) in zip(axes, columns.items(), strict=True):
-        axis.axhline(100 * table[table.arm == "dense"][column].mean(), color="black", lw=0.9, ls="--", label="intact")
-        for arm, (name, color, style) in ARM_LOOKS.items():
-            rows = table[table.arm == arm].groupby("theta")[["density", column]]
-            if len(rows):
-                mean, sd = rows.mean(), rows.std(ddof=1).fillna(0)
-                axis.errorbar(mean.density, 100 * mean[column], 100 * sd[column], fmt=style, color=color, ms=4, lw=1.4, label=name)
+        axis.axhline(percent[percent.arm == "dense"][column].mean(), color="black", lw=0.9, ls="--")
+        for arm, (_, color, style) in shown.items():
+            _bars(axis, percent[percent.arm == arm], "density", column, color, style)
         ticks = (0.01, 0.03, 0.1, 0.3, 1.0)
         axis.set_xscale("log")
         axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axis.minorticks_off()
-        axis.set(xlabel="share of weights kept", ylabel="test accuracy (%)")
-        axis.set_title(title, fontsize=11)
-        axis.set_ylim(bottom=0)
-    legend(figure, axes[0], columns=2)
+        axis.set(xlabel="share of weights kept", ylabel="test accuracy (%)", title=title, ylim=(0, None))
+    legend(figure, [("intact", "black", "--"), *shown.values()])
     return figure
 
 
@@ -51,23 +56,24 @@ def masks(shown: dict[str, np.ndarray]) -> Figure:
     figure, axes = plt.subplots(1, len(shown), figsize=(7.2, 4.6), layout="constrained", squeeze=False)
     for axis, (title, mask) in zip(axes.flat, shown.items(), strict=True):
         axis.imshow(mask, cmap=ListedColormap(["#ffffff", COLORS["mha"]]), vmin=0, vmax=1, interpolation="nearest", aspect="equal")
-        axis.set_title(title, fontsize=12)
-        axis.set(xlabel="input nodes", xticks=[], yticks=[])
+        axis.set(xlabel="input nodes", xticks=[], yticks=[], title=title)
         sns.despine(ax=axis, top=False, right=False)
     axes.flat[0].set_ylabel("output nodes")
     return figure
 
 
-def removal(table: pd.DataFrame, forms: dict[str, tuple[str, str]], *, xlabel: str, ylabel: str) -> Figure:
-    """Shares of the dense cost against the share of weights kept, one line per column; the dotted line is dense, 1."""
-    figure, axis = plt.subplots(figsize=(5.6, 3.9), layout="constrained")
-    for column, (name, color) in forms.items():
-        mean, sd = (getattr(table.groupby("theta")[["density", column]], kind)() for kind in ("mean", "std"))
-        axis.errorbar(mean.density, mean[column], sd[column].fillna(0), fmt="o-", color=color, ms=4, lw=1.5, label=name)
-    axis.axhline(1, color=CONTROL, lw=0.9, ls=":", label="dense")
-    axis.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, None))
-    axis.set_ylim(bottom=0)
-    legend(figure, axis, columns=2)
+def removal(table: pd.DataFrame) -> Figure:
+    """Multiply-accumulates as shares of the dense ones against the share of weights kept; the dotted line is dense, 1.
+
+    Args:
+        table: one arm of :func:`snp_lib.results.pruning.pruned_accuracy`.
+    """
+    figure, (axis,) = panels(1)
+    for column, (_, color) in FORM_LOOKS.items():
+        _bars(axis, table, "density", column, color)
+    axis.axhline(1, color=CONTROL, lw=0.9, ls=":")
+    axis.set(xlabel="share of weights kept", ylabel="share of the dense MACs", xlim=(0, None), ylim=(0, None))
+    legend(figure, [*((*look, "o-") for look in FORM_LOOKS.values()), ("dense", CONTROL, ":")])
     return figure
 
 
@@ -77,20 +83,52 @@ def latency(table: pd.DataFrame) -> Figure:
     The grey band is the dense network timed once more, its mean 5th to 95th percentile over rounds.
 
     Args:
-        table: as :func:`snp_lib.tables.pruned_latency` returns it.
+        table: as :func:`snp_lib.results.latency.pruned_latency` returns it.
+    """
+    batches = sorted(table.batch.unique())
+    figure, axes = panels(len(batches))
+    shown = {form: look for form, look in FORM_LOOKS.items() if form in set(table.form)}
+    for axis, batch in zip(axes, batches, strict=True):
+        here = table[table.batch == batch]
+        noise = here[here.form == "dense"]
+        axis.axhspan(noise.low.mean(), noise.high.mean(), color=CONTROL, alpha=0.25, lw=0)
+        for form, (_, color) in shown.items():
+            _bars(axis, here[here.form == form], "theta", "ratio", color)
+        axis.axhline(1, color="black", lw=0.8, ls=":")
+        axis.set(xlabel="threshold θ", ylabel="time, dense = 1", title=_at_a_time(batch), ylim=(0, None))
+    legend(figure, [("dense again", "#dddddd", "s"), *((*look, "o-") for look in shown.values())], columns=3)
+    return figure
+
+
+def frontier(table: pd.DataFrame, *, colors: dict[str, str]) -> Figure:
+    """One panel per batch size: test accuracy (mean ± one standard deviation) against latency, 1 for the reference.
+
+    The line joins the networks that none beats in both; bars across are the 5th to 95th percentile over rounds of timing.
+
+    Args:
+        table: as :func:`snp_lib.results.families.accuracy_and_latency` returns it.
+        colors: network → its colour.
     """
     batches = sorted(table.batch.unique())
     figure, axes = panels(len(batches))
     for axis, batch in zip(axes, batches, strict=True):
-        here = table[table.batch == batch]
-        noise = here[here.form == "dense"]
-        axis.axhspan(noise.low.mean(), noise.high.mean(), color=CONTROL, alpha=0.25, lw=0, label="dense again")
-        for form, (name, color) in FORM_LOOKS.items():
-            ratio = here[here.form == form].groupby("theta").ratio
-            axis.errorbar(ratio.mean().index, ratio.mean(), ratio.std(ddof=1).fillna(0), fmt="o-", color=color, ms=4, lw=1.5, label=name)
-        axis.axhline(1, color="black", lw=0.8, ls=":")
-        axis.set(xlabel="threshold θ", ylabel="time, dense = 1")
-        axis.set_title(f"{batch} image{'s' if batch > 1 else ''} at a time", fontsize=11)
-        axis.set_ylim(bottom=0)
-    legend(figure, axes[0], columns=3)
+        here = table[table.batch == batch].sort_values("ratio")
+        best = here[here.on_frontier]
+        axis.plot(best.ratio, 100 * best.accuracy, "-", color=CONTROL, lw=1, zorder=1)
+        for _, row in here.iterrows():
+            across = [[row.ratio - row.ratio_low], [row.ratio_high - row.ratio]]
+            up = 0 if pd.isna(row.sd) else 100 * row.sd
+            axis.errorbar([row.ratio], [100 * row.accuracy], up, across, fmt="o", color=colors[row.network], ms=5, lw=1.2)
+        axis.set(xlabel="latency, all encoders = 1", ylabel="test accuracy (%)", title=_at_a_time(batch))
+    legend(figure, [(name, color, "o") for name, color in colors.items()])
     return figure
+
+
+def _bars(axis: Axes, rows: pd.DataFrame, x: str, y: str, color: str, style: str = "o-") -> None:
+    """A line through the means of each θ, with bars of one standard deviation."""
+    mean, sd = rows.groupby("theta")[[x, y]].mean(), rows.groupby("theta")[y].std(ddof=1).fillna(0)
+    axis.errorbar(mean[x], mean[y], sd, fmt=style, color=color, **LINE)
+
+
+def _at_a_time(batch: Any) -> str:
+    return f"{batch} image{'s' if batch > 1 else ''} at a time"

@@ -1,24 +1,18 @@
-"""Colours, names and legends that all figures share."""
+"""Colours, names, panels and legends that all figures share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
-import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-COLORS = {
-    "mha": "#0173b2",
-    "attention": "#0173b2",
-    "ff_hidden": "#de8f05",
-    "ff": "#029e73",
-    "block": "#cc78bc",
-}  # seaborn's colour-blind-safe palette
-
+COLORS = {"mha": "#0173b2", "attention": "#0173b2", "ff_hidden": "#de8f05", "ff": "#029e73", "block": "#cc78bc"}
+"""Kinds of sites in the order of the forward pass, in seaborn's colour-blind-safe palette."""
 
 NAMES = {
     "mha": "attention heads (mha)",
@@ -28,9 +22,9 @@ NAMES = {
     "block": "residual stream (block)",
 }
 
-
 CONTROL = "#777777"
 
+LINE: dict[str, Any] = {"ms": 4, "lw": 1.5}
 
 VERDICTS = {"reproduced": "#029e73", "partly": "#b06f00", "not reproduced": "#d55e00", "not yet measured": "#777777"}
 
@@ -44,40 +38,32 @@ def distinct(names: Sequence[str]) -> dict[str, str]:
 
 def set_style() -> None:
     """Figure defaults of the book: legible at 400 pixels, 160 dots per inch."""
-    sns.set_theme(context="notebook", style="ticks", palette="colorblind", font_scale=1.05)
-    plt.rcParams.update({"figure.dpi": 160, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False})
+    look = {"figure.dpi": 160, "axes.titlesize": 11, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
+    sns.set_theme(context="notebook", style="ticks", palette="colorblind", font_scale=1.05, rc=look)
 
 
-def band(axis: Axes, rows: pd.DataFrame, x: str, y: str, color: str | tuple[float, ...], label: str, style: str) -> None:
-    grouped = rows.groupby(x)[y]
-    mean, sd = grouped.mean(), grouped.std(ddof=1).fillna(0)
-    axis.plot(mean.index, mean, style, color=color, ms=4, lw=1.5, label=label)
-    axis.fill_between(mean.index, mean - sd, mean + sd, color=color, alpha=0.2, lw=0)
+def panels(count: int, across: int = 1) -> tuple[Figure, list[Axes]]:
+    """At most two panels side by side, so that letters stay legible when the page is 400 pixels wide.
 
-
-def panels(count: int) -> tuple[Figure, list[Axes]]:
-    """At most two panels side by side, so that letters stay legible when the page is 400 pixels wide."""
-    columns = 1 if count == 1 else 2
-    rows = -(-count // columns)
-    size = (5.6, 3.9) if count == 1 else (6.4, 2.5 * rows + 0.9)
-    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
-    for axis in axes.flat[count:]:
+    Args:
+        across: panels for each of ``count``; where both are several, each has a row of its own with a common axis.
+    """
+    total, grid = count * across, count > 1 and across > 1
+    columns = across if grid else min(total, 2)
+    rows = -(-total // columns)
+    size = (1.75 * columns + 0.7, 2.1 * rows + 0.7) if grid else (5.6, 3.9) if total == 1 else (6.4, 2.5 * rows + 0.9)
+    sharey: Literal["row", "none"] = "row" if grid else "none"
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, sharex=grid, sharey=sharey)
+    for axis in axes.flat[total:]:
         axis.axis("off")
-    return figure, list(axes.flat[:count])
+    return figure, list(axes.flat[:total])
 
 
-def epoch_axis(axis: Axes, table: pd.DataFrame) -> None:
-    axis.set_xscale("symlog", base=2, linthresh=1)
-    epochs = sorted(table.epoch.unique())
-    axis.set_xticks(epochs, [str(epoch) for epoch in epochs])
-
-
-def style_legend(figure: Figure, styles: dict[str, str]) -> None:
-    """A legend of line styles alone, for panels of several colours."""
-    handles = [Line2D([], [], color="black", marker=style[0], ls=style[1:], ms=4, lw=1.5, label=name) for name, style in styles.items()]
-    figure.legend(handles=handles, loc="outside upper center", ncol=len(handles), fontsize=11)
-
-
-def legend(figure: Figure, axis: Axes, *, columns: int) -> None:
-    handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncol=columns if len(labels) > 2 else 2, fontsize=11)
+def legend(figure: Figure, entries: Sequence[tuple[str, Any, str]], *, columns: int = 2) -> None:
+    """A legend above the panels, of names, colours and styles such as ``o-``, a marker or none and a line or none."""
+    handles = [
+        Line2D([], [], color=color, marker=style.rstrip("-:"), ls=style.lstrip("os^vD"), label=name, **LINE)
+        for name, color, style in entries
+    ]
+    if handles:
+        figure.legend(handles=handles, loc="outside upper center", ncol=columns if len(handles) > 2 else 2, fontsize=11)

@@ -7,6 +7,7 @@ here compute what the masked network computes in eval mode, up to the order of a
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,9 +19,9 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
-from snp_lib.models import CCT
+from snp_lib.models.sites import Network
 from snp_lib.pruning.masks import Masks, apply_masks, layers
-from snp_lib.training.holding import Mask
+from snp_lib.training.sparsity import Mask
 
 Block = tuple[Int[np.ndarray, " _height"], Int[np.ndarray, " _width"]]  # its rows and its columns
 
@@ -43,32 +44,33 @@ def macs(model: nn.Module, masks: Mapping[str, Mask]) -> dict[str, Macs]:
     """The cost of every masked layer in each form; under ``total`` the sums.
 
     Raises:
-        TypeError: not a CCT.
-        ValueError: a mask of a layer that :func:`snp_lib.pruning.layers` does not name, or of another shape.
+        TypeError: a network without layers to prune.
+        ValueError: a mask of a layer that the network does not name, or of another shape.
     """
     network, alive = _checked(model, masks), _alive(model, masks)
     out = {}
     for name, mask in masks.items():
-        tokens = 1 if name == "classifier.weight" else network.config.num_tokens
-        height, width = mask.shape
-        blocks, hidden = _components(mask.cpu().numpy()), alive.get(name.rpartition(".ff")[0])
-        compact_size = height * width if hidden is None else int(hidden.sum()) * network.config.embed_dim
+        layer, (height, width) = network.layers[name], mask.shape
+        rows, columns = (
+            int(alive[site].sum()) if site in alive else size for site, size in ((layer.outputs, height), (layer.inputs, width))
+        )
+        blocks = _components(mask.cpu().numpy())
         out[name] = Macs(
-            dense=tokens * height * width,
-            kept=tokens * int(mask.sum()),
-            compact=tokens * compact_size,
-            blocks=tokens * sum(len(rows) * len(columns) for rows, columns in blocks),
+            dense=layer.places * height * width,
+            kept=layer.places * int(mask.sum()),
+            compact=layer.places * rows * columns,
+            blocks=layer.places * sum(len(tall) * len(wide) for tall, wide in blocks),
             components=len(blocks),
         )
     fields = list(Macs.__dataclass_fields__)
     return out | {"total": Macs(**{field: sum(getattr(cost, field) for cost in out.values()) for field in fields})}
 
 
-def compact(model: CCT, masks: Mapping[str, Mask]) -> tuple[CCT, Masks]:
+def compact(model: Network, masks: Mapping[str, Mask]) -> tuple[Network, Masks]:
     """A smaller copy of the masked network, and the masks of what is left: hidden units of dead feed-forward paths go.
 
     A hidden unit whose outgoing weights are all masked contributes nothing. One whose incoming weights are all masked
-    contributes the constant gelu(bias) · w_out, which moves into the bias of ``ff2``. Both are removed; channels of the
+    contributes the constant activation(bias) · w_out, which moves into the bias of the layer behind. Both are removed; channels of the
     residual stream never are, since the stream carries them on. ``model`` itself is unchanged and need not be masked yet.
 
     The two agree in eval mode; while training, dropout would have acted on the constants.
@@ -78,20 +80,22 @@ def compact(model: CCT, masks: Mapping[str, Mask]) -> tuple[CCT, Masks]:
     """
     small, left = copy.deepcopy(_checked(model, masks)), dict(masks)
     apply_masks(small, masks)
-    for path, alive in _alive(model, masks).items():
-        encoder = small.get_submodule(path)
-        first, second = encoder.ff1, encoder.ff2
+    pairs = _hidden(small)
+    for site, alive in _alive(model, masks).items():
+        first, second = (small.get_submodule(name.removesuffix(".weight")) for name in pairs[site])
         assert isinstance(first, nn.Linear)
         assert isinstance(second, nn.Linear)
+        activation = small.layers[pairs[site][0]].activation or nn.Identity()
         with torch.no_grad():
             # of a unit without incoming weights; for one without outgoing weights the product is zero
-            constant = second.weight[:, ~alive].double() @ F.gelu(first.bias[~alive].double())
-            encoder.ff1 = _linear(first.weight[alive], first.bias[alive])
-            encoder.ff2 = _linear(second.weight[:, alive], (second.bias.double() + constant).to(second.bias.dtype))
-        if (name := f"{path}.ff1.weight") in masks:
-            left[name] = masks[name][alive]
-        if (name := f"{path}.ff2.weight") in masks:
-            left[name] = masks[name][:, alive]
+            constant = second.weight[:, ~alive].double() @ activation(first.bias[~alive].double())
+            bias = (second.bias.double() + constant).to(second.bias.dtype)
+            shrunk = _linear(first.weight[alive], first.bias[alive]), _linear(second.weight[:, alive], bias)
+        for name, layer in zip(pairs[site], shrunk, strict=True):
+            small.set_submodule(name.removesuffix(".weight"), layer)
+        for name, kept in zip(pairs[site], ((alive,), (slice(None), alive)), strict=True):
+            if name in masks:
+                left[name] = masks[name][kept]
     return small.train(model.training), left
 
 
@@ -152,7 +156,7 @@ class BlockLinear(nn.Module):
         return out if self.bias is None else out + self.bias.to(out.dtype)
 
 
-def blocked(model: CCT, masks: Mapping[str, Mask]) -> CCT:
+def blocked(model: Network, masks: Mapping[str, Mask]) -> Network:
     """A copy of the network whose masked layers are :class:`BlockLinear`; errors as for :func:`macs`."""
     network = copy.deepcopy(_checked(model, masks))
     for name, mask in masks.items():
@@ -163,10 +167,10 @@ def blocked(model: CCT, masks: Mapping[str, Mask]) -> CCT:
     return network.train(model.training)
 
 
-def _checked(model: nn.Module, masks: Mapping[str, Mask]) -> CCT:
-    """The model, if it is a CCT and these are masks of its layers."""
+def _checked(model: nn.Module, masks: Mapping[str, Mask]) -> Network:
+    """The model, if these are masks of its layers."""
     known = layers(model)
-    assert isinstance(model, CCT)
+    assert isinstance(model, Network)
     for name, mask in masks.items():
         if name not in known:
             raise ValueError(f"{name!r} is no layer that can be made smaller; those are {', '.join(known)}")
@@ -175,16 +179,23 @@ def _checked(model: nn.Module, masks: Mapping[str, Mask]) -> CCT:
     return model
 
 
+def _hidden(model: Network) -> dict[str, tuple[str, str]]:
+    """Sites that one layer alone writes and one alone reads, so that their units can go, with these two layers."""
+    writers, readers = defaultdict(list), defaultdict(list)
+    for name, layer in model.layers.items():
+        readers[layer.inputs].append(name)
+        writers[layer.outputs].append(name)
+    return {site: (writers[site][0], readers[site][0]) for site in readers if len(writers[site]) == len(readers[site]) == 1}
+
+
 def _alive(model: nn.Module, masks: Mapping[str, Mask]) -> dict[str, Bool[Tensor, " hidden"]]:
-    """Encoder path to its hidden units with an incoming and an outgoing weight, where a feed-forward layer has a mask."""
+    """Hidden site to its units with an incoming and an outgoing weight, where one of its two layers has a mask."""
     out = {}
-    for path in dict.fromkeys(name.rpartition(".ff")[0] for name in masks if ".ff" in name):
-        first, second = f"{path}.ff1.weight", f"{path}.ff2.weight"
-        hidden = len(model.get_parameter(first))
-        every = torch.ones(hidden, dtype=torch.bool)
-        reached = masks[first].any(1).cpu() if first in masks else every
-        read = masks[second].any(0).cpu() if second in masks else every
-        out[path] = reached & read
+    for site, (first, second) in _hidden(_checked(model, masks)).items():
+        if first in masks or second in masks:
+            every = torch.ones(len(model.get_parameter(first)), dtype=torch.bool)
+            reached = masks[first].any(1).cpu() if first in masks else every
+            out[site] = reached & (masks[second].any(0).cpu() if second in masks else every)
     return out
 
 

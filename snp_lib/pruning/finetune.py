@@ -7,7 +7,6 @@ import functools
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import cast
 
 import torch
 from jaxtyping import Float32
@@ -15,24 +14,23 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from snp_lib.data import Dataset, Split
-from snp_lib.models import CCT
-from snp_lib.performance.ablation import evaluating
+from snp_lib.models.sites import Network, depth_of, evaluating
 from snp_lib.pruning.masks import Masks, apply_masks
-from snp_lib.training import Recipe
 from snp_lib.training.loop import Training
+from snp_lib.training.recipe import Recipe
 from snp_lib.training.stopping import Stopped, StopRequests
 
 
-def prune(model: CCT, masks: Masks) -> CCT:
-    """A copy of the network whose weights outside the masks are zero; errors as for :func:`apply_masks`."""
+def prune(model: Network, masks: Masks) -> Network:
+    """A copy of the network whose weights outside the masks are zero; errors as for :func:`snp_lib.pruning.masks.apply_masks`."""
     network = copy.deepcopy(model)
     apply_masks(network, masks)
     return network
 
 
 def finetune(
-    model: CCT,
-    networks: Mapping[str, CCT],
+    model: Network,
+    networks: Mapping[str, Network],
     masks: Mapping[str, Masks],
     dataset: Dataset,
     recipe: Recipe,
@@ -46,7 +44,7 @@ def finetune(
 
     What lies before that encoder is the same for all, frozen and in eval mode, and is computed once a step. Otherwise
     each network is trained as :func:`snp_lib.training.train` would with these masks and the part before frozen: same
-    order of the images, same augmentation, same seeds of dropout. The optimisers start afresh.
+    order of the inputs, same augmentation, same seeds of dropout. The optimisers start afresh.
 
     Args:
         model: the network that all share before the encoder; left unchanged.
@@ -62,9 +60,9 @@ def finetune(
     """
     if networks.keys() != masks.keys():
         raise ValueError(f"networks and masks must have the same names, got {sorted(networks)} and {sorted(masks)}")
-    if not 1 <= encoder <= model.config.depth:
-        raise ValueError(f"no encoder {encoder} to train from: this model has encoders 1 to {model.config.depth}")
-    shared = parameters_before(model, encoder)
+    if not 1 <= encoder <= (depth := depth_of(model.sites)):
+        raise ValueError(f"no encoder {encoder} to train from: this model has encoders 1 to {depth}")
+    shared = model.parameters_before(encoder)
     for name, network in networks.items():
         if not all(torch.equal(network.get_parameter(key), value) for key, value in shared.items()):
             raise ValueError(f"{name} is another network before encoder {encoder}")
@@ -78,16 +76,16 @@ def finetune(
         network.train()  # weights before the encoder get no gradient, so the optimiser leaves them alone
     if not trainings:
         return {}
-    first = next(iter(trainings.values()))  # all see the same images in the same order
+    first = next(iter(trainings.values()))  # all see the same inputs in the same order
     bar = tqdm(total=recipe.epochs * first.steps, desc="fine-tuning", unit="step", disable=not progress, leave=False)
     with StopRequests() as requests, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), evaluating(model), bar:
         for _ in range(recipe.epochs):
-            for batch in first.batches():
-                images, targets = first.inputs(batch)
+            for chosen in first.batches():
+                inputs, targets = first.batch(chosen)
                 with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=first.bfloat16):
-                    tokens = model.before(images, encoder)
+                    hidden = model.before(inputs, encoder)
                 for name, training in trainings.items():
-                    training.step(functools.partial(networks[name].behind, encoder=encoder), tokens, targets)
+                    training.step(functools.partial(networks[name].behind, block=encoder), hidden, targets)
                 bar.update()
                 if requests.pending or time.monotonic() > deadline:
                     raise Stopped(requests.reason, "while pruned networks were fine-tuned", "they start again next time")
@@ -101,17 +99,17 @@ def finetune(
 
 @torch.no_grad()
 def shared_logits(
-    model: CCT,
-    networks: Mapping[str, CCT],
+    model: Network,
+    networks: Mapping[str, Network],
     split: Split,
-    normalize: Callable[[Tensor], Tensor],
+    prepare: Callable[[Tensor], Tensor],
     *,
     encoder: int,
     batch_size: int = 256,
     bfloat16: bool = False,
     progress: bool = False,
 ) -> dict[str, Float32[Tensor, "n k"]]:
-    """Logits of every network on every image, in order, in eval mode, on the CPU; what lies before the encoder runs once.
+    """Logits of every network on every input, in order, in eval mode, on the CPU; what lies before the encoder runs once.
 
     Args:
         model, encoder: as for :func:`finetune`.
@@ -120,16 +118,12 @@ def shared_logits(
     for network in networks.values():
         network.eval()
     found: dict[str, list[Tensor]] = {name: [] for name in networks}
-    batches = split.images.split(batch_size)
+    steps = -(-len(split) // batch_size)
     with evaluating(model), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-        for images in tqdm(batches, desc="pruned networks", unit="step", disable=not progress, leave=False):
-            tokens = model.before(normalize(images.to(device)), encoder)
+        for inputs, _ in tqdm(
+            split.batches(batch_size), total=steps, desc="pruned networks", unit="step", disable=not progress, leave=False
+        ):
+            hidden = model.before(prepare(inputs.to(device)), encoder)
             for name, network in networks.items():
-                found[name].append(network.behind(tokens, encoder).float().cpu())
+                found[name].append(network.behind(hidden, encoder).float().cpu())
     return {name: torch.cat(parts) for name, parts in found.items()}
-
-
-def parameters_before(model: CCT, encoder: int) -> dict[str, Tensor]:
-    """Those of the tokeniser, the positions, the convolutions behind them and the encoders before this one."""
-    before = ("tokenizer.", "positions", "front.", *(f"encoders.{b}." for b in range(encoder - 1)))
-    return {name: cast(Tensor, parameter) for name, parameter in model.named_parameters() if name.startswith(before)}

@@ -13,60 +13,39 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor, nn
 
-from snp_lib.models import CCT
-from snp_lib.training.holding import Holder, Mask
+from snp_lib.models.sites import Layer, Network
+from snp_lib.training.sparsity import Holder, Mask
 
 Sets = Mapping[str, Bool[np.ndarray, "_unit label"]]  # site to its diagonal sets; see performance.diagonal_sets
+
 Masks = dict[str, Mask]  # parameter name to a mask of its shape, True where the weight is kept
 
 
-@dataclass(frozen=True)
-class Layer:
-    """A linear layer that is pruned: the sites whose units are its input and its output nodes."""
-
-    inputs: str
-    outputs: str | None  # None: the output labels
-
-
 def layers(model: nn.Module, *, encoders: Sequence[int] | None = None, classifier: bool = True) -> dict[str, Layer]:
-    """The layers that ANDC prunes, by the name of their weight: ``ff1`` and ``ff2`` of every encoder, and the classifier.
-
-    The nodes of ``ff1`` of encoder b (its input, the normalised stream, is no measured site) take the sets of the same
-    channels of ``block{b}``, the residual stream after the encoder (defined here): with the block order ``released`` it
-    is that input plus the output of ``ff2``, while ``block{b-1}`` lacks the update by the attention and the norm; and it
-    exists for the first encoder too. On the digits (three encoders, two seeds, θ = 0.3, training split) the mean Jaccard
-    index with the sets of a readout on the input itself was 0.50 to 0.71 for ``block{b}``, 0.23 to 0.62 for the stream
-    before the encoder, and 0.25 to 0.35 by chance. The classifier's nodes are the residual stream after the last
-    encoder, whose channels the norm and the pooling before the classifier keep apart.
+    """The layers of a network that are pruned, by the name of their weight; what they are, the network itself says.
 
     Args:
-        encoders: which encoders, counted from 1 as in the names of sites; None: all.
-        classifier: whether the classifier is among them.
+        encoders: which blocks, counted from 1 as in the names of sites; None: all.
+        classifier: whether the layer behind the blocks is among them.
 
     Raises:
-        TypeError: not a CCT; for other networks no rule is defined yet.
-        ValueError: an encoder that the model does not have.
+        TypeError: a network that names no layers.
+        ValueError: a block that the network does not have.
     """
-    if not isinstance(model, CCT):
-        raise TypeError(f"no layers to prune are defined for {type(model).__name__}; they are for CCT")
-    depth = model.config.depth
-    chosen = range(1, depth + 1) if encoders is None else encoders
-    if wrong := [b for b in chosen if not 1 <= b <= depth]:
-        raise ValueError(f"no encoder {wrong[0]} to prune: this model has encoders 1 to {depth}")
-    out = {}
-    for b in chosen:
-        out[f"encoders.{b - 1}.ff1.weight"] = Layer(f"block{b}", f"block{b}.ff_hidden")
-        out[f"encoders.{b - 1}.ff2.weight"] = Layer(f"block{b}.ff_hidden", f"block{b}.ff")
-    if classifier:
-        out["classifier.weight"] = Layer(f"block{depth}", None)
-    return out
+    known = model.layers if isinstance(model, Network) else {}
+    if not known:
+        raise TypeError(f"no layers to prune are defined for {type(model).__name__}")
+    there = {layer.block for layer in known.values() if layer.block is not None}
+    if wrong := [b for b in encoders or () if b not in there]:
+        raise ValueError(f"no encoder {wrong[0]} to prune: this model has encoders 1 to {max(there)}")
+    chosen = there if encoders is None else set(encoders)
+    return {name: layer for name, layer in known.items() if (classifier if layer.block is None else layer.block in chosen)}
 
 
 def andc(sets: Sets, model: nn.Module, *, encoders: Sequence[int] | None = None, classifier: bool = True) -> Masks:
@@ -78,7 +57,7 @@ def andc(sets: Sets, model: nn.Module, *, encoders: Sequence[int] | None = None,
 
     Raises:
         ValueError: a site without sets, or sets whose units or labels are not those of the model.
-        TypeError: not a CCT.
+        TypeError: a network without layers to prune.
     """
     return _connect(sets, model, layers(model, encoders=encoders, classifier=classifier))
 
@@ -91,7 +70,7 @@ def random_clusters(sets: Sets, model: nn.Module, like: Mapping[str, Mask], *, s
 
     Raises:
         ValueError: ``like`` masks something else than the layers of ANDC; else as for :func:`andc`.
-        TypeError: not a CCT.
+        TypeError: a network without layers to prune.
     """
     known = layers(model)
     if unknown := [name for name in like if name not in known]:

@@ -46,7 +46,7 @@ def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, fing
             if value is not None:  # plain SGD keeps an empty slot
                 tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value).contiguous()
     metadata = {"format": FORMAT, "fingerprint": fingerprint, "state": json.dumps(state)}
-    metadata["sha256"] = _digest(tensors, metadata)
+    metadata["sha256"] = digest(tensors, metadata)
     partial = path.with_name(path.name + ".partial")
     try:
         save_file(tensors, partial, metadata=metadata)
@@ -104,7 +104,7 @@ def _load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, finger
         raise _DamagedError(f"cannot read the checkpoint {path}: {error}. {advice}") from error
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path} has format {metadata.get('format')!r}, this version reads {FORMAT!r}. {advice}")
-    if metadata.pop("sha256", None) != _digest(tensors, metadata):
+    if metadata.pop("sha256", None) != digest(tensors, metadata):
         raise _DamagedError(f"the checkpoint {path} is damaged: its SHA-256 is not that of its content. {advice}")
     if metadata["fingerprint"] != fingerprint:
         raise CheckpointError(f"{path} belongs to another training ({metadata['fingerprint']}, this one is {fingerprint}). {advice}")
@@ -132,7 +132,7 @@ def _advice(path: Path) -> str:
     return f"Delete {path.with_name(stem)} and {stem}.previous to train from the beginning."
 
 
-def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu()

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from snp_lib.models.cct import Encoder
+from snp_lib.models.encoder import Encoder
 
 WARM_UP = 3  # runs before recording, in which libraries allocate and choose their kernels
 

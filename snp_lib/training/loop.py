@@ -21,19 +21,18 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from snp_lib.data import Dataset, Split
-from snp_lib.data.augment import Normalize
-from snp_lib.training import checkpoint as checkpoints
-from snp_lib.training import team
-from snp_lib.training.augmentation import Augmentation
+from snp_lib.machine import uses_bfloat16
+from snp_lib.training import checkpoint as checkpoints, team
 from snp_lib.training.execution import Captured, capturable, compiled_encoders
-from snp_lib.training.holding import Holder, Mask
-from snp_lib.training.optimizers import make_optimizer, set_rate
-from snp_lib.training.recipe import Precision, Recipe
-from snp_lib.training.schedules import learning_rate
+from snp_lib.training.optim import learning_rate, make_optimizer, set_rate
+from snp_lib.training.preparation import preparation
+from snp_lib.training.recipe import Recipe
 from snp_lib.training.seeds import epoch_seed, shuffled_batches, step_seed
+from snp_lib.training.sparsity import Holder, Mask
 from snp_lib.training.stopping import Stopped, StopRequests
 
 CHECKPOINT_SECONDS = 60.0
+
 EXPLODED = 10.0  # times the loss of guessing, ln(labels)
 
 
@@ -59,7 +58,7 @@ def train(
 ) -> list[dict[str, Any]]:
     """Train ``model`` in place and return the history, one row per epoch.
 
-    The order of the images in an epoch is a function of (seed, epoch) alone; augmentation and dropout of a step are one
+    The order of the inputs in an epoch is a function of (seed, epoch) alone; augmentation and dropout of a step are one
     of (seed, step). So a training that was killed and resumed from ``checkpoint`` ends in the same bits on the same CPU
     and thread count. Started by torchrun, the processes train together (see :mod:`snp_lib.training.team`).
 
@@ -72,12 +71,12 @@ def train(
         after_epoch: called with the number of finished epochs: 0 before the first, then after each one. A resumed
             training calls it for the epochs still to come.
         masks: parameter name to a mask of its shape; weights outside it are zero from the start to the end (see
-            ``snp_lib.training.holding.Holder``).
+            ``snp_lib.training.sparsity.Holder``).
         compiled: let ``torch.compile`` make the encoders of a compact transformer; pays on a GPU, in long trainings.
 
     Returns:
-        Rows with ``epoch`` (from 1), ``lr``, ``train_loss``, ``train_accuracy`` (on the augmented images, while
-        training; a mixed image counts for its heavier label), ``seconds``, ``images_per_second`` and, where evaluated,
+        Rows with ``epoch`` (from 1), ``lr``, ``train_loss``, ``train_accuracy`` (on the augmented inputs, while
+        training; a mixed one counts for its heavier label), ``seconds``, ``images_per_second`` and, where evaluated,
         ``test_accuracy``; accuracies in [0, 1], in the precision of the recipe.
 
     Raises:
@@ -85,7 +84,7 @@ def train(
         Stopped: SIGTERM came or the deadline passed; the checkpoint holds everything up to the last step (up to the
             last epoch for several processes).
         CheckpointError: ``checkpoint`` is damaged or of another training.
-        ValueError: fewer training images than one batch, a batch that does not divide among the processes, or a mask that
+        ValueError: fewer training inputs than one batch, a batch that does not divide among the processes, or a mask that
             fits no parameter.
     """
     if len(dataset.train) < recipe.batch_size:
@@ -114,7 +113,7 @@ def train(
             model.train()
             started = time.perf_counter() - training.seconds
             for batch in training.batches():
-                inputs = training.inputs(batch)
+                inputs = training.batch(batch)
                 if training.captured is None and team.size() == 1 and capturable(device):
                     training.capture(network, *inputs)
                 training.step(network, *inputs)
@@ -167,8 +166,8 @@ class Training:
         self.path = path
         self.optimizer = make_optimizer(model, recipe)
         self.holder = Holder(model, masks or {})
-        self.images, self.labels = dataset.train.images.to(device), dataset.train.labels.to(device)
-        self.augmentation = Augmentation(recipe, self.images, dataset.num_classes)
+        self.inputs, self.labels = dataset.train.inputs.to(device), dataset.train.labels.to(device)
+        self.preparation = preparation(recipe, self.inputs, dataset.num_classes)
         self.bfloat16 = uses_bfloat16(recipe.precision, device)
         self.fingerprint = self._fingerprint(fingerprint, masks or {})
         self.steps = len(self.labels) // recipe.batch_size  # of one epoch
@@ -206,18 +205,18 @@ class Training:
         generator = torch.Generator(self.device).manual_seed(epoch_seed(self.seed, self.epoch))
         return shuffled_batches(len(self.labels), self.recipe.batch_size, generator)[self.done - self.epoch * self.steps :]
 
-    def inputs(self, batch: Int64[Tensor, " b"]) -> tuple[Float[Tensor, "n c h w"], Tensor]:
-        """Augmented images and targets of the next step, the share of this process."""
+    def batch(self, chosen: Int64[Tensor, " b"]) -> tuple[Tensor, Tensor]:
+        """Augmented inputs and targets of the next step, the share of this process."""
         generator = torch.Generator(self.device).manual_seed(step_seed(self.seed, self.done))
-        images, targets = self.augmentation.mixed(self.images[batch], self.labels[batch], generator)
-        return team.share(images), team.share(targets)
+        inputs, targets = self.preparation.mixed(self.inputs[chosen], self.labels[chosen], generator)
+        return team.share(inputs), team.share(targets)
 
     def step(self, network: Callable[[Tensor], Tensor], inputs: Tensor, targets: Tensor) -> None:
         """One step of the optimiser; nothing here waits for the device.
 
         Args:
             network: from ``inputs`` to logits: the model, or the part of it behind what was computed before.
-            targets: labels (N,), or shares of labels (N, K) where images are mixed.
+            targets: labels (N,), or shares of labels (N, K) where inputs are mixed.
         """
         set_rate(self.optimizer, learning_rate(self.recipe, self.done, self.steps))
         torch.manual_seed((step_seed(self.seed, self.done) + team.rank()) % 2**63)
@@ -269,15 +268,15 @@ class Training:
     def finish_epoch(self) -> dict[str, Any]:
         """Add the epoch to the history, without evaluating; returns its row."""
         loss, hits = team.total(self.loss_and_hits).tolist()
-        images = self.steps * self.recipe.batch_size
+        seen = self.steps * self.recipe.batch_size
         self.history.append(
             {
                 "epoch": self.epoch + 1,
                 "lr": learning_rate(self.recipe, self.done - 1, self.steps),
                 "train_loss": loss / self.steps / team.size(),
-                "train_accuracy": hits / images,
+                "train_accuracy": hits / seen,
                 "seconds": self.seconds,
-                "images_per_second": images / self.seconds if self.seconds else None,
+                "images_per_second": seen / self.seconds if self.seconds else None,
             }
         )
         self.loss_and_hits.zero_()
@@ -289,7 +288,7 @@ class Training:
         if row["epoch"] % self.recipe.eval_every == 0 or row["epoch"] == self.recipe.epochs:
             # compiling for one pass would not pay
             with torch.compiler.set_stance("force_eager") if self.compiled else contextlib.nullcontext():
-                logits = predict(self.model, self.dataset.test, self.augmentation.normalize, bfloat16=self.bfloat16)
+                logits = predict(self.model, self.dataset.test, self.preparation.plain, bfloat16=self.bfloat16)
             row["test_accuracy"] = accuracy(logits, self.dataset.test.labels)
             self.model.train()
 
@@ -316,34 +315,24 @@ class Training:
             warnings.warn(f"cannot write the checkpoint {self.path} ({error}); {kept}, and the training goes on", stacklevel=2)
 
 
-def uses_bfloat16(precision: Precision, device: torch.device) -> bool:
-    """Whether matrix products run in bfloat16; ``auto``: where the device has matrix units for it."""
-    if precision != "auto":
-        return precision == "bfloat16"
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    has_tiles: Callable[[], bool] = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    return has_tiles()
-
-
 @torch.no_grad()
 def predict(
-    model: nn.Module, split: Split, normalize: Normalize, *, batch_size: int = 256, bfloat16: bool = False
+    model: nn.Module, split: Split, prepare: Callable[[Tensor], Tensor], *, batch_size: int = 256, bfloat16: bool = False
 ) -> Float[Tensor, "n classes"]:
-    """Logits of every image of the split, in order, in eval mode, on the CPU."""
+    """Logits of every input of the split, in order, in eval mode, on the CPU."""
     model.eval()
     device = next(model.parameters()).device
     with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-        return torch.cat([model(normalize(images.to(device))).float() for images in split.images.split(batch_size)]).cpu()
+        return torch.cat([model(prepare(inputs.to(device))).float() for inputs, _ in split.batches(batch_size)]).cpu()
 
 
 def accuracy(logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"]) -> float:
-    """Share of images whose largest logit is the label's, in [0, 1]."""
+    """Share of inputs whose largest logit is the label's, in [0, 1]."""
     return (logits.argmax(1) == labels).double().mean().item()
 
 
 def top_accuracy(logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"], k: int) -> float:
-    """Share of images whose label is among the k largest logits, in [0, 1]; raises ValueError for more than there are labels."""
+    """Share of inputs whose label is among the k largest logits, in [0, 1]; raises ValueError for more than there are labels."""
     if not 1 <= k <= logits.shape[1]:
         raise ValueError(f"k must lie in [1, {logits.shape[1]}], got {k}")
     return (logits.topk(k, dim=1).indices == labels[:, None]).any(1).double().mean().item()

@@ -22,8 +22,8 @@ PATIENCE = datetime.timedelta(hours=6)  # the others wait while the first proces
 
 def start(device: torch.device) -> torch.device:
     """Join the team torchrun started, if it did; returns the device of this process."""
-    if "LOCAL_RANK" not in os.environ:
-        return device
+    if not all(name in os.environ for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR")):
+        return device  # one of them alone is a leftover
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)

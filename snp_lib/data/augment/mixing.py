@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
-from snp_lib.data.augment import random_boxes
+from snp_lib.data.augment.crops import random_boxes
 
 
 def mix(

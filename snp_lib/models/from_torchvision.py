@@ -7,18 +7,17 @@ images. Layers, initial values and forward pass are torchvision's. Only what is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision.models.feature_extraction import create_feature_extractor
-from torchvision.models.resnet import BasicBlock, ResNet
-from torchvision.models.vision_transformer import VisionTransformer
 
-from snp_lib.models.sites import chosen_sites
+from snp_lib.machine import import_torchvision
+from snp_lib.models.sites import Family, ImageNetwork, require_positive, require_shares
 
 STAGES = {8: (1, 1, 1), 12: (1, 2, 2), 14: (2, 2, 2), 20: (3, 3, 3), 10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 """Layers of a ResNet to the residual blocks of its stages, of 64, 128, 256 and 512 filters; 12 is ours, the others are usual."""
@@ -46,16 +45,14 @@ class ViTConfig:
     attention_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        _require_positive(self, "num_classes", "depth", "patch_size", "embed_dim", "num_heads", "image_size", "in_channels")
+        require_positive(self, "num_classes", "depth", "patch_size", "embed_dim", "num_heads", "image_size", "in_channels")
         if self.image_size % self.patch_size:
             raise ValueError(f"patch_size must divide image_size: patches of {self.patch_size} pixels, images of {self.image_size}")
         if self.embed_dim % self.num_heads:
             raise ValueError(f"num_heads must divide embed_dim: {self.num_heads} heads, width {self.embed_dim}")
         if self.ff_dim < 1:
             raise ValueError(f"mlp_ratio {self.mlp_ratio} leaves no hidden unit at width {self.embed_dim}")
-        for name in ("dropout", "attention_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)!r}")
+        require_shares(self, "dropout", "attention_dropout")
 
     @property
     def ff_dim(self) -> int:
@@ -77,7 +74,7 @@ class ResNetConfig:
     in_channels: int = 3
 
     def __post_init__(self) -> None:
-        _require_positive(self, "num_classes", "stem_stride", "image_size", "in_channels")
+        require_positive(self, "num_classes", "stem_stride", "image_size", "in_channels")
         if self.layers not in STAGES:
             raise ValueError(f"layers must be one of {', '.join(map(str, sorted(STAGES)))}, got {self.layers!r}")
 
@@ -87,14 +84,7 @@ class ResNetConfig:
         return 0
 
 
-def _require_positive(config: ViTConfig | ResNetConfig, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a positive integer, got {value!r}")
-
-
-class Extracted(nn.Module):
+class Extracted(ImageNetwork):
     """A network of torchvision: images (N, C, S, S) to logits (N, num_classes), and the features at named sites.
 
     ``model(x, sites=[…])`` returns ``(logits, features)``: a dictionary from site name to features. Every forward pass
@@ -114,30 +104,24 @@ class Extracted(nn.Module):
         super().__init__()
         self.config = cfg
         network, head, nodes = _vit(cfg) if isinstance(cfg, ViTConfig) else _resnet(cfg)
-        self.network = create_feature_extractor(network, {node: site for site, (node, _) in nodes.items()} | {head: "logits"})
+        self.network = import_torchvision().models.feature_extraction.create_feature_extractor(
+            network, {node: site for site, (node, _) in nodes.items()} | {head: "logits"}
+        )
         self._channels = {site: channels for site, (_, channels) in nodes.items()}
 
     @property
     def sites(self) -> dict[str, int]:
-        """Site name to its number of channels, in the order of the forward pass."""
         return dict(self._channels)
 
-    @overload
-    def forward(self, x: Tensor, sites: None = None) -> Tensor: ...
-    @overload
-    def forward(self, x: Tensor, sites: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]: ...
-    def forward(self, x: Float[Tensor, "n c s s"], sites: Sequence[str] | None = None) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        wanted = chosen_sites(sites, self.sites)
-        if x.shape[-1] != self.config.image_size or x.shape[-2] != self.config.image_size:
-            raise ValueError(f"expected images of {self.config.image_size} pixels, got shape {tuple(x.shape)}")
-        found: dict[str, Tensor] = self.network(x)
-        logits = found.pop("logits")
-        return (logits, {site: found[site] for site in wanted}) if sites is not None else logits
+    def compute(self, x: Float[Tensor, "n c s s"], wanted: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        self.check(x)
+        outputs: dict[str, Tensor] = self.network(x)
+        return outputs["logits"], {site: outputs[site] for site in wanted}
 
 
 def _vit(cfg: ViTConfig) -> tuple[nn.Module, str, Nodes]:
     """The network, the name of the node of its logits, and its sites."""
-    network = VisionTransformer(
+    network = import_torchvision().models.VisionTransformer(
         image_size=cfg.image_size,
         patch_size=cfg.patch_size,
         num_layers=cfg.depth,
@@ -165,7 +149,7 @@ def _vit(cfg: ViTConfig) -> tuple[nn.Module, str, Nodes]:
 def _in_two_products(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     """Make ``nn.MultiheadAttention`` write attention as two products, by asking for its weights, which nobody reads.
 
-    Only where that pays, as :func:`snp_lib.models.cct.attend` does: torch's fused CPU kernel spends most of a bfloat16
+    Only where that pays, as :func:`snp_lib.models.encoder.attend` does: torch's fused CPU kernel spends most of a bfloat16
     training step in its backward pass.
     """
     query = args[0]
@@ -177,7 +161,8 @@ def _in_two_products(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 def _resnet(cfg: ResNetConfig) -> tuple[nn.Module, str, Nodes]:
     """The network, the name of the node of its logits, and its sites."""
     stages = STAGES[cfg.layers]
-    network = ResNet(BasicBlock, [*stages, 1][:4], num_classes=cfg.num_classes)
+    resnet = import_torchvision().models.resnet
+    network = resnet.ResNet(resnet.BasicBlock, [*stages, 1][:4], num_classes=cfg.num_classes)
     network.conv1 = nn.Conv2d(cfg.in_channels, 64, 3, cfg.stem_stride, 1, bias=False)
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")  # as torchvision does
     network.maxpool = nn.Identity()
@@ -189,3 +174,15 @@ def _resnet(cfg: ResNetConfig) -> tuple[nn.Module, str, Nodes]:
         for block in range(blocks):
             nodes[f"block{len(nodes)}"] = (f"layer{stage + 1}.{block}", 64 * 2**stage)
     return network, "fc", nodes
+
+
+VIT = Family(
+    pattern=re.compile(r"vit_([1-9]\d*)_p([1-9]\d*)"),
+    parts=("depth", "patch_size"),
+    config=ViTConfig,
+    network=Extracted,
+    hint="vit_12_p2 (encoders, patch)",
+)
+RESNET = Family(
+    pattern=re.compile(r"resnet([1-9]\d*)"), parts=("layers",), config=ResNetConfig, network=Extracted, hint="resnet18 (layers)"
+)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 Interpolation = Literal["nearest", "bilinear"]
 
+
 # name: the unit of its strength
 UNITS = {
     "identity": "unused",
@@ -35,7 +36,9 @@ UNITS = {
     "color": "factor, 1 is the image and 0 is grey",
     "sharpness": "factor, 1 is the image and 0 is smoothed",
 }
+
 OPERATIONS = tuple(UNITS)
+
 INDEX = {name: index for index, name in enumerate(OPERATIONS)}
 
 

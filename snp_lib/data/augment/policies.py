@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torchvision
 from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 from torch import Tensor
 
-from snp_lib.data.operations import INDEX, OPERATIONS, Interpolation
-from snp_lib.data.operations import apply as apply_operation
+from snp_lib.data.augment.operations import INDEX, OPERATIONS, Interpolation, apply as apply_operation
+from snp_lib.machine import import_torchvision
 
 
 class Layers(NamedTuple):
@@ -144,7 +143,8 @@ class _PolicyTable(NamedTuple):
 @functools.cache
 def _policy_table(device: torch.device) -> _PolicyTable:
     """torchvision's CIFAR-10 policy as tensors, once per device."""
-    policy = torchvision.transforms.AutoAugment(torchvision.transforms.AutoAugmentPolicy.CIFAR10)
+    transforms = import_torchvision().transforms
+    policy = transforms.AutoAugment(transforms.AutoAugmentPolicy.CIFAR10)
     space = policy._augmentation_space(10, (1, 1))
     rows: list[list[tuple[int, float, float, float]]] = []
     for pair in policy.policies:

@@ -1,0 +1,1 @@
+"""What a whole network does: heads switched off, committees. Tensors and modules in, arrays out."""

@@ -1,0 +1,342 @@
+"""The verbs of the command ``snp``, each beside its options. What a verb needs is imported when it runs, so that help comes at once."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from snp_lib.cli import options as take
+from snp_lib.cli.options import Option
+
+if TYPE_CHECKING:
+    from snp_lib.latency import Comparison
+    from snp_lib.store import Run
+
+Verb = Callable[[Namespace], int]
+VERBS: dict[str, tuple[Verb, str, Callable[[argparse.ArgumentParser], None]]] = {}
+
+
+def verb(name: str, text: str, *options: Option) -> Callable[[Verb], Verb]:
+    """Make a function the verb of that name, with these options in their order."""
+
+    def register(function: Verb) -> Verb:
+        def declare(sub: argparse.ArgumentParser) -> None:
+            for add in options:
+                add(sub)
+
+        VERBS[name] = function, text, declare
+        return function
+
+    return register
+
+
+@verb("experiments", "list the experiments: what exists, at which scale, its cost and expected result")
+def _list_experiments(options: Namespace) -> int:
+    from snp_lib import experiments
+    from snp_lib.store.records import expected
+
+    for name, entry in experiments.CATALOGUE.items():
+        print(f"{name}: {entry.summary}")
+        for scale, cost in entry.cost.items():
+            print(f"  {scale:6} {cost}; {expected(name, scale) or entry.published.get(scale, 'not yet measured')}")
+    return 0
+
+
+@verb(
+    "train",
+    "train an experiment, or read it where it is stored",
+    take.EXPERIMENT,
+    take.SCALE,
+    take.SEEDS,
+    take.DEVICE,
+    take.COMPILE,
+    take.TIME_LIMIT,
+    take.REFRESH,
+    take.THREADS,
+)
+def _train(options: Namespace) -> int:
+    from snp_lib import experiments, store
+    from snp_lib.training import team
+
+    _use_threads(options)
+    deadline = time.monotonic() + options.time_limit
+    for seed in options.seeds:
+        experiment = experiments.get(options.experiment, options.scale, seed)
+        finished = store.run(experiment, device=options.device, refresh=options.refresh, deadline=deadline, compiled=options.compile)
+        if team.rank() == 0:
+            print(f"{_accuracy(finished)}, {finished.metrics['parameters']:,} parameters, {finished.path}")
+    return 0
+
+
+@verb(
+    "measure",
+    "print clusters, noise and SNR at every site of a finished experiment, or make what else is measured of it",
+    take.EXPERIMENT,
+    take.SCALE,
+    take.SEEDS,
+    take.THETA,
+    take.UNIT,
+    take.WHAT,
+    take.DEVICE,
+)
+def _measure(options: Namespace) -> int:
+    from snp_lib.results import measurements_of
+
+    for seed in options.seeds:
+        finished = _finished(options, seed)
+        if options.what is None:
+            _print_sites(finished, options.unit, options.theta)
+        for measurement in measurements_of(finished, *(options.what or ())):
+            measurement.make(finished, device=options.device)
+            print(f"{finished.experiment.id}: {measurement.name(finished)}", flush=True)
+    return 0
+
+
+def _print_sites(finished: Run, unit: Any, threshold: float | None) -> None:
+    from snp_lib.performance import THETA, summarize
+
+    threshold = THETA if threshold is None else threshold
+    print(f"{finished.experiment.id} · {unit}s · θ = {threshold} · record {finished.record}")
+    print(f"{'site':18}{'accuracy':>9}{'labels':>9}{'clusters':>9}{'size':>7}{'noise':>9}{'signal':>8}{'SNR':>7}")
+    for site in finished.sites if unit == "node" else finished.sites_of("mha"):
+        s = summarize(finished.matrices(site, unit=unit), threshold)
+        print(
+            f"{site:18}{finished.metrics['readout_accuracy'][site]:9.2%}{s.labels_per_unit():9.2f}"
+            f"{s.clusters_per_unit():9.2f}{s.cluster_size:7.2f}{s.noise_per_unit():9.2f}{s.signal:8.2f}{s.snr:7.3f}"
+        )
+
+
+@verb(
+    "record",
+    "promote finished runs to the committed records in data/records/, or pack them to carry them elsewhere",
+    take.EXPERIMENT,
+    take.SCALE,
+    take.SEEDS,
+    take.DEVICE,
+    take.MEASURE,
+    take.TO_DIR,
+    take.WEIGHTS,
+)
+def _record(options: Namespace) -> int:
+    from snp_lib.results import measure
+    from snp_lib.store import records
+
+    _check_weights(options)
+    for finished in [_finished(options, seed) for seed in options.seeds]:
+        measure([finished], *options.measure, device=options.device)
+        path = records.keep(finished, options.to, weights=options.weights)
+        print(f"{finished.experiment.id}: {path} ({_megabytes(path)})")
+    return 0
+
+
+@verb(
+    "make",
+    "make the missing runs of a set, the most valuable first, and keep each as soon as it is whole",
+    take.SET,
+    take.SCALE,
+    take.DEVICE,
+    take.COMPILE,
+    take.BUDGET,
+    take.MEASURE,
+    take.TO_DIR,
+    take.WEIGHTS,
+)
+def _make(options: Namespace) -> int:
+    from snp_lib.results import measure
+    from snp_lib.store import records
+
+    _check_weights(options)
+
+    def measured(finished: Run) -> None:
+        measure([finished], *options.measure, device=options.device)
+
+    chosen = {"budget": options.budget, "device": options.device, "compiled": options.compile, "to": options.to}
+    for finished, path in records.make_set(options.set, options.scale, **chosen, weights=options.weights, measure=measured):
+        print(f"{_accuracy(finished)}, {path} ({_megabytes(path)})", flush=True)
+    return 0
+
+
+@verb(
+    "latency",
+    "time forward passes of an experiment's network, untrained: weights do not change how long they take",
+    take.EXPERIMENT,
+    take.SCALE,
+    take.DEVICE,
+    take.THREADS,
+    take.BATCHES,
+    take.COMPILED_TOO,
+    take.EACH_TIME_LIMIT,
+)
+def _latency(options: Namespace) -> int:
+    import torch
+
+    from snp_lib import data, experiments, latency, machine
+
+    _use_threads(options)
+    experiment, device = experiments.get(options.experiment, options.scale, 0), machine.choose_device(options.device)
+    network = experiments.initial_model(experiment, data.SOURCES[experiment.dataset].labels).to(memory_format=torch.channels_last)
+    models = {experiment.model: network} | ({"compiled": torch.compile(network, dynamic=False)} if options.compile else {})
+    where = f"{machine.device_name(device)}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}"
+    print(f"{experiment.name} {experiment.scale}, untrained · {where}")
+    columns = (("ms", 10), ("5 %", 9), ("95 %", 9), ("inputs/s", 10), ("ratio", 7), ("5 %", 7), ("95 %", 7))
+    print(f"{'network':12}{'batch':>6}{'MMACs':>8}{'passes':>7}" + "".join(f"{name:>{width}}" for name, width in columns))
+    for batch in options.batch:
+        _print_latency(latency.compare(models, batch, device, limit=options.time_limit))
+    return 0
+
+
+def _print_latency(comparison: Comparison) -> None:
+    """Milliseconds a pass; the last line is the noise of the ratios above it."""
+    for row in comparison.rows():
+        milliseconds = "".join(f"{1000 * row[name]:{width}.2f}" for name, width in (("seconds", 10), ("low", 9), ("high", 9)))
+        start = f"{row['model']:12}{row['batch']:6}{row['macs'] / 1e6:8.1f}{row['passes']:7}{milliseconds}"
+        start += f"{row['batch'] / row['seconds']:10,.0f}"
+        print(f"{start}{row['ratio']:7.2f}{row['ratio_low']:7.2f}{row['ratio_high']:7.2f}")
+    noise = comparison.noise
+    print(f"{'the first once more: noise':71}{noise.median:7.2f}{noise.low:7.2f}{noise.high:7.2f}", flush=True)
+
+
+@verb("import", "check transport files and put their runs in place", take.FILES, take.TO_PLACE, take.REPLACE)
+def _import(options: Namespace) -> int:
+    from snp_lib.store import transport
+
+    def one(path: Path) -> str:
+        finished = transport.unpack(path, to=options.to, replace=options.replace)
+        return f"{finished.experiment.id}: {finished.path} ({_megabytes(finished.path)})"
+
+    return _each(options.files, one)
+
+
+@verb("verify", "check every byte of transport files, runs, records and what was measured of them; write nothing", take.PATHS)
+def _verify(options: Namespace) -> int:
+    from snp_lib.store import upkeep
+
+    return _each(_stored(options), lambda path: f"{_label(path)}: {upkeep.verify(path)}, {_megabytes(path)}, OK")
+
+
+@verb("upgrade", "check runs, records and what was measured of them, and give manifests from before digests theirs", take.FOLDERS)
+def _upgrade(options: Namespace) -> int:
+    from snp_lib.store import upkeep
+
+    return _each(_stored(options), lambda path: f"{_label(path)}: {upkeep.upgrade(path)}")
+
+
+@verb("data", "load a data set, downloading it if needed, and print what it holds", take.DATA_SET, take.ROOT, take.SIZE)
+def _data(options: Namespace) -> int:
+    from snp_lib import data
+
+    dataset = data.load(options.name, options.root, size=options.size)
+    print(f"{dataset.name}: {dataset.num_classes} labels, SHA-256 {dataset.checksum}")
+    for name in ("train", "validation", "test"):
+        if (split := getattr(dataset, name)) is not None:
+            print(f"  {name:10} {len(split):6,} inputs of {' x '.join(map(str, split.inputs.shape[1:]))}")
+    return 0
+
+
+@verb(
+    "reproduce",
+    "run chapters with papermill and print a table of their claims",
+    take.CHAPTERS,
+    take.OWN_SCALE,
+    take.OWN_SEEDS,
+    take.DEVICE,
+    take.DATASET,
+    take.REFRESH,
+    take.ACCEPT,
+    take.IN_PLACE,
+    take.JOBS,
+)
+def _reproduce(options: Namespace) -> int:
+    from snp_lib.book.chapters import reproduce
+
+    names = ("scale", "seeds", "dataset", "device", "refresh", "accept", "in_place", "jobs")
+    return reproduce(options.chapters, **{name: getattr(options, name) for name in names})
+
+
+@verb("doctor", "print versions, device, data and disk")
+def _doctor(options: Namespace) -> int:
+    import platform
+    import shutil
+
+    import torch
+
+    from snp_lib import data, machine
+
+    print(f"snp_lib      {machine.code_version()}")
+    print(f"python       {platform.python_version()} on {platform.machine()}")
+    for package in ("torch", "torchvision", "numpy", "jupyter-book", "papermill", "nbval", "ipywidgets"):
+        try:
+            print(f"{package:12} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            print(f"{package:12} not installed")
+    device, folder = machine.choose_device(), machine.data_dir()
+    print(f"device       {machine.device_name(device) if device.type == 'cuda' else f'CPU, {torch.get_num_threads()} threads'}")
+    for name, source in data.SOURCES.items():
+        if source.folder is not None:
+            print(f"{name:12} {'in' if (folder / source.folder).is_dir() else 'not yet in'} {folder}")
+    for name, folder in (("records", machine.records_dir()), ("runs", machine.runs_dir())):
+        print(f"{name:12} {len(list(folder.glob('*/manifest.json')))} in {folder}")
+    nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    print(f"disk         {shutil.disk_usage(nearest).free / 1e9:.0f} GB free")
+    return 0
+
+
+def _finished(options: Namespace, seed: int) -> Run:
+    from snp_lib import experiments, store
+
+    experiment = experiments.get(options.experiment, options.scale, seed)
+    if (finished := store.find(experiment)) is None:
+        raise store.StoreError(f"{experiment.id} has no finished run; make it with `{experiment.command('train')}`")
+    return finished
+
+
+def _accuracy(finished: Run) -> str:
+    return f"{finished.experiment.id}: test accuracy {finished.metrics['test_accuracy']:.2%}"
+
+
+def _check_weights(options: Namespace) -> None:
+    if options.weights and not options.to:
+        raise ValueError("--weights goes with --to DIR; a committed record holds no weights")
+
+
+def _use_threads(options: Namespace) -> None:
+    if options.threads:
+        import torch
+
+        torch.set_num_threads(options.threads)
+
+
+def _stored(options: Namespace) -> list[Path]:
+    from snp_lib import store
+    from snp_lib.store import upkeep
+
+    if not (paths := upkeep.stored(options.paths)):
+        raise store.StoreError(f"there is nothing to check in {store.root('runs')} and {store.root('records')}")
+    return paths
+
+
+def _each(paths: Iterable[Path], one: Callable[[Path], str]) -> int:
+    """Print one line a path, the reason where it is refused, and return 1 if any was."""
+    from snp_lib.store import StoreError
+
+    code = 0
+    for path in paths:
+        try:
+            print(one(path))
+        except StoreError as error:
+            print(f"{_label(path)}: {error}")
+            code = 1
+    return code
+
+
+def _label(path: Path) -> str:
+    return f"derived/{path.name}" if path.parent.name == "derived" else path.stem
+
+
+def _megabytes(path: Path) -> str:
+    return f"{sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path])) / 1e6:.1f} MB"

@@ -1,0 +1,80 @@
+"""What a data set is: splits of uint8 images with labels, verified and hashed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+
+class DataError(RuntimeError):
+    """A data set is missing, damaged, or cannot be fetched or written. The message names the file and the way out."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Inputs and their labels (N,) in 0 … K−1: images (N, C, S, S) as uint8, or tokens (N, T)."""
+
+    inputs: UInt8[Tensor, "n c s s"] | Int64[Tensor, "n t"]
+    labels: Int64[Tensor, " n"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and labels in order, so many at a time, the rest last."""
+        for start in range(0, len(self), size):
+            yield self.inputs[start : start + size], self.labels[start : start + size]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A verified data set. ``checksum`` is the SHA-256 of every tensor in it, as loaded."""
+
+    name: str
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+    checksum: str
+    validation: Split | None = None  # only where the data set has an official one
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def split(self, name: str) -> Split:
+        """The split ``train``, ``test`` or ``validation``; raises ValueError for any other or absent one."""
+        split = {"train": self.train, "test": self.test, "validation": self.validation}.get(name)
+        if split is None:
+            raise ValueError(f"{self.name} has no split {name!r}")
+        return split
+
+
+def make_dataset(name: str, class_names: list[str], train: Split, test: Split, validation: Split | None = None) -> Dataset:
+    """A data set of these splits, with its checksum."""
+    digest = hashlib.sha256()
+    for split in (train, test, validation):
+        if split is not None:
+            digest.update(f"{tuple(split.inputs.shape)}".encode())
+            digest.update(split.inputs.numpy().data)
+            digest.update(split.labels.numpy().data)
+    return Dataset(
+        name=name,
+        train=train,
+        test=test,
+        validation=validation,
+        class_names=tuple(class_names),
+        checksum=digest.hexdigest(),
+    )
+
+
+def inputs_per_label(split: Split, num_classes: int) -> Int64[Tensor, " k"]:
+    """Inputs of each label; raises ValueError where a label has none, so that no mean over them exists."""
+    counts = torch.bincount(split.labels, minlength=num_classes)
+    if (counts == 0).any():
+        raise ValueError(f"label {int((counts == 0).nonzero()[0])} has no input in this split")
+    return counts

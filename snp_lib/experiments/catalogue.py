@@ -1,0 +1,65 @@
+"""Every experiment by name, the sets worth recording, and what a chapter shows for a data set."""
+
+from __future__ import annotations
+
+from snp_lib.experiments import elsewhere, paper_a, paper_b
+from snp_lib.experiments.experiment import SCALES, Entry, Experiment, Scale
+
+
+def parse_seeds(text: str) -> list[int]:
+    """``"0,1,2"`` to ``[0, 1, 2]``; raises ValueError for anything but distinct integers from 0 to 2³¹ − 1."""
+    parts = [part.strip() for part in str(text).split(",")]
+    if not all(part.isascii() and part.isdigit() and int(part) < 2**31 for part in parts) or len(set(parts)) != len(parts):
+        raise ValueError(f"expected distinct seeds such as 0,1,2, got {text!r}")
+    return [int(part) for part in parts]
+
+
+def get(name: str, scale: Scale, seed: int) -> Experiment:
+    """The experiment of that name, in the catalogue or a variant beyond it (see :func:`snp_lib.experiments.paper_b.variant`).
+
+    Raises:
+        ValueError: unknown name or scale, listing what there is, or a variant that cannot be.
+    """
+    if name not in CATALOGUE and scale in SCALES and (other := paper_b.variant(paper_a.cct(scale, seed), name)) is not None:
+        return other
+    if name not in CATALOGUE:
+        raise ValueError(f"unknown experiment {name!r}; there are {', '.join(CATALOGUE)}")
+    if scale not in CATALOGUE[name].cost:
+        raise ValueError(f"experiment {name!r} has no scale {scale!r}; it has {', '.join(CATALOGUE[name].cost)}")
+    return CATALOGUE[name].build(scale, seed)
+
+
+CATALOGUE: dict[str, Entry] = {**paper_a.ENTRIES, **elsewhere.ENTRIES, **paper_b.variants()}
+"""Every experiment by name; one more paper is one more file."""
+
+_PAPER_B = ("cct", "cct-h16", "cct-h64", "cct-h128", "cct-k1-full1", "cct-k1", "cct-k2-full1", "cct-k2", "cct-k3-full1", "cct-k3")
+
+SETS: dict[str, tuple[tuple[str, int], ...]] = {
+    "cct": (("cct", 0), ("cct-prenorm", 0), ("cct", 1), ("cct", 2)),
+    "variants": (
+        *((name, seed) for seed in range(3) for name in _PAPER_B),
+        *((name, seed) for seed in range(3) for name in paper_b.variants() if name not in _PAPER_B),
+    ),
+}
+"""Experiments and seeds worth recording together, the most valuable first; those that a scale does not have are left out there."""
+
+BY_DATASET = {"cifar100": "cct", "flowers102": "flowers", "flowers102-trainval": "flowers-trainval"}
+"""The experiment that a chapter about compact transformers shows for a data set."""
+
+
+def on(dataset: str, scale: Scale, seed: int) -> Experiment:
+    """The compact transformer of chapters 1 to 5 on a data set; at smoke scale all learn the bundled digits.
+
+    Raises:
+        ValueError: unknown data set or scale.
+    """
+    if dataset not in BY_DATASET:
+        raise ValueError(f"the chapters know {', '.join(BY_DATASET)}, not {dataset!r}")
+    return get(BY_DATASET[dataset], scale, seed)
+
+
+def members(name: str, scale: Scale) -> list[Experiment]:
+    """The experiments of a set that a scale has, in order of value; raises ValueError for an unknown set."""
+    if name not in SETS:
+        raise ValueError(f"unknown set {name!r}; there are {', '.join(SETS)}")
+    return [get(experiment, scale, seed) for experiment, seed in SETS[name] if scale in CATALOGUE[experiment].cost]

@@ -1,0 +1,201 @@
+"""The transformer encoder and its attention, which networks share (Hassani et al., arXiv:2104.05704, released code)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from snp_lib.models.sites import Layer, Network
+
+BlockOrder = Literal["released", "prenorm"]
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, up to and without the output projection: tokens (N, T, d) to head outputs (N, T, d).
+
+    Head h owns the channels h·d/H … (h+1)·d/H of the output.
+    """
+
+    def __init__(self, width: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+
+    def forward(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
+        n, t, d = x.shape
+        q, k, v = self.qkv(x).view(n, t, 3, self.num_heads, d // self.num_heads).permute(2, 0, 3, 1, 4)  # (N, H, T, d/H)
+        heads = attend(q, k, v, dropout=self.dropout if self.training else 0.0)
+        return heads.transpose(1, 2).reshape(n, t, d)
+
+
+def attend(
+    q: Float[Tensor, "n h t w"], k: Float[Tensor, "n h t w"], v: Float[Tensor, "n h t w"], *, dropout: float = 0.0
+) -> Float[Tensor, "n h t w"]:
+    """Scaled dot-product attention of every head, softmax(q·kᵀ/√w)·v, with dropout of the attention weights."""
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad:
+        # torch's fused CPU kernel spends more than half of a bfloat16 training step in its backward pass
+        weights = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1)
+        return F.dropout(weights, dropout) @ v
+    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+
+
+class Encoder(nn.Module):
+    """One transformer encoder. ``forward`` returns the features of its four sites; the last is its output.
+
+    ``released``: the second residual starts from the normalised stream, as in the code behind the published numbers.
+    ``prenorm``: both residuals start from the stream itself.
+
+    Args:
+        width: d, of the tokens.
+        ff_dim: width of the hidden feed-forward layer.
+        dropout: rate after both sub-layers and the hidden layer.
+        attention_dropout: rate of the attention weights.
+        drop_path: rate at which the update of a whole input is dropped (stochastic depth).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        ff_dim: int,
+        *,
+        block_order: BlockOrder = "released",
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.released = block_order == "released"
+        self.drop_path = drop_path
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = Attention(width, num_heads, attention_dropout)
+        self.projection = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width)
+        self.ff1 = nn.Linear(width, ff_dim)
+        self.ff2 = nn.Linear(ff_dim, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def residual(self, update: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
+        """Stochastic depth: drop the update of whole inputs, scale the kept ones."""
+        if not self.training or self.drop_path == 0:
+            return update
+        keep = 1 - self.drop_path
+        return update * update.new_empty(update.shape[0], 1, 1).bernoulli_(keep).div_(keep)
+
+    def forward(self, x: Float[Tensor, "n t d"]) -> dict[str, Tensor]:
+        return self.after_attention(x, self.heads(x))
+
+    def heads(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
+        """The encoder's input to the outputs of its heads, side by side."""
+        outputs: Tensor = self.attention(self.norm1(x))
+        return outputs
+
+    def after_attention(self, x: Float[Tensor, "n t d"], mha: Float[Tensor, "n t d"]) -> dict[str, Tensor]:
+        """The rest of ``forward``, from the encoder's input and its head outputs, which may have been changed."""
+        x = x + self.residual(self.dropout(self.projection(mha)))
+        normed = self.norm2(x)
+        ff_hidden = F.gelu(self.ff1(normed))
+        ff = self.ff2(self.dropout(ff_hidden))
+        x = (normed if self.released else x) + self.residual(self.dropout(ff))
+        return {"mha": mha, "ff_hidden": ff_hidden, "ff": ff, "block": x}
+
+
+def sequence_pool(x: Float[Tensor, "n t d"], weight: Float[Tensor, "1 d"], bias: Float[Tensor, " 1"] | None = None) -> Float[Tensor, "n d"]:
+    """Mean of the tokens weighted by the softmax, over tokens, of one linear score each (CCT, section 3.2)."""
+    attention = F.linear(x, weight, bias).squeeze(-1).softmax(dim=1)  # (N, T)
+    return torch.bmm(attention.unsqueeze(1), x).squeeze(1)
+
+
+class Transformer(Network):
+    """A network of ``encoders`` between ``embed`` and ``classify``, whose last layer is ``classifier``: what all of them share.
+
+    Sites of encoder b, counted from 1 (defined here): ``block{b}.mha``, the concatenated head outputs before the
+    output projection; ``block{b}.ff_hidden``, after the GELU; ``block{b}.ff``, the output of the second linear layer;
+    ``block{b}``, the residual stream after the encoder.
+    """
+
+    encoders: nn.ModuleList  # of Encoder
+    embedding: tuple[str, ...]  # how the names of the parameters begin that ``embed`` needs
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of one input."""
+        raise NotImplementedError
+
+    def embed(self, x: Tensor) -> Float[Tensor, "n t d"]:
+        """Inputs to the tokens that the first encoder reads."""
+        raise NotImplementedError
+
+    def classify(self, tokens: Float[Tensor, "n t d"]) -> Float[Tensor, "n k"]:
+        """Output of the last encoder to logits."""
+        raise NotImplementedError
+
+    def stack(self) -> list[Encoder]:
+        """The encoders, first to last."""
+        return cast(list[Encoder], list(self.encoders))
+
+    @property
+    def sites(self) -> dict[str, int]:
+        out: dict[str, int] = {}
+        for b, encoder in enumerate(self.stack(), start=1):
+            width, hidden = encoder.projection.out_features, encoder.ff1.out_features  # fewer than ff_dim where units were removed
+            out |= {f"block{b}.mha": width, f"block{b}.ff_hidden": hidden, f"block{b}.ff": width, f"block{b}": width}
+        return out
+
+    @property
+    def layers(self) -> dict[str, Layer]:
+        """``ff1`` and ``ff2`` of every encoder, and the classifier.
+
+        The nodes of ``ff1`` of encoder b (its input, the normalised stream, is no measured site) take the sets of the same
+        channels of ``block{b}``, the residual stream after the encoder (defined here): with the block order ``released`` it
+        is that input plus the output of ``ff2``, while ``block{b-1}`` lacks the update by the attention and the norm; and it
+        exists for the first encoder too. On the digits (three encoders, two seeds, θ = 0.3, training split) the mean Jaccard
+        index with the sets of a readout on the input itself was 0.50 to 0.71 for ``block{b}``, 0.23 to 0.62 for the stream
+        before the encoder, and 0.25 to 0.35 by chance. The classifier's nodes are the residual stream after the last
+        encoder, whose channels the norm and the pooling before the classifier keep apart.
+        """
+        out, places = {}, self.num_tokens
+        for b in range(1, len(self.encoders) + 1):
+            block, hidden, ff = f"block{b}", f"block{b}.ff_hidden", f"block{b}.ff"
+            out[f"encoders.{b - 1}.ff1.weight"] = Layer(inputs=block, outputs=hidden, block=b, places=places, activation=F.gelu)
+            out[f"encoders.{b - 1}.ff2.weight"] = Layer(inputs=hidden, outputs=ff, block=b, places=places)
+        return out | {"classifier.weight": Layer(inputs=f"block{len(self.encoders)}", outputs=None, block=None, places=1)}
+
+    def compute(self, x: Tensor, wanted: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        features: dict[str, Tensor] = {}
+        tokens = self.embed(x)
+        for b, encoder in enumerate(self.encoders, start=1):
+            out = encoder(tokens)
+            tokens = out["block"]
+            for kind, feature in out.items():
+                name = f"block{b}" if kind == "block" else f"block{b}.{kind}"
+                if name in wanted:
+                    features[name] = feature
+        return self.classify(tokens), features
+
+    def before(self, x: Tensor, block: int) -> Float[Tensor, "n t d"]:
+        tokens = self.embed(x)
+        for earlier in self.encoders[: block - 1]:
+            tokens = earlier(tokens)["block"]
+        return tokens
+
+    def behind(self, hidden: Float[Tensor, "n t d"], block: int) -> Float[Tensor, "n k"]:
+        for later in self.encoders[block - 1 :]:
+            hidden = later(hidden)["block"]
+        return self.classify(hidden)
+
+    def parameters_before(self, block: int) -> dict[str, Tensor]:
+        names = (*self.embedding, *(f"encoders.{b}." for b in range(block - 1)))
+        return {name: parameter for name, parameter in self.named_parameters() if name.startswith(names)}
+
+    def attention(self, hidden: Float[Tensor, "n t d"], block: int) -> Float[Tensor, "n t d"]:
+        return self.stack()[block - 1].heads(hidden)
+
+    def after_attention(self, hidden: Float[Tensor, "n t d"], mha: Float[Tensor, "n t d"], block: int) -> Float[Tensor, "n t d"]:
+        return self.stack()[block - 1].after_attention(hidden, mha)["block"]
