@@ -1,0 +1,105 @@
+"""Committed records: promoting runs, and making a set in order of value within a budget of time."""
+
+from __future__ import annotations
+
+import functools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from snp_lib import experiments
+from snp_lib.experiments import Scale
+from snp_lib.store import derived, transport
+from snp_lib.store.disk import OutdatedError
+from snp_lib.store.make import run
+from snp_lib.store.runs import Run, check_record_size, put, read, record_files, root
+from snp_lib.training import team
+
+
+def promote(finished: Run) -> Path:
+    """Copy a run, without weights, to the committed records; replaces an older record of the same id.
+
+    Raises:
+        StoreError: the record would exceed 8 MB.
+    """
+    members = record_files(finished)
+    check_record_size(finished.experiment.id, members)
+    target = root("records") / finished.experiment.id
+    return target if finished.path == target else put(target, members)
+
+
+def make_set(
+    name: str,
+    scale: Scale,
+    *,
+    budget: float,
+    device: str = "auto",
+    compiled: bool = False,
+    to: Path | None = None,
+    weights: bool = False,
+    measure: Callable[[Run], None] | None = None,
+    progress: bool = True,
+) -> Iterator[tuple[Run, Path]]:
+    """Make the runs of a set one after the other, the most valuable first, and keep each as soon as it is whole.
+
+    A run already there is read, one made by an older definition is made again. A run that the budget cuts keeps its
+    checkpoint among the unfinished ones and leaves no record.
+
+    Args:
+        budget: seconds for all trainings.
+        compiled: as for :func:`snp_lib.run`.
+        to, weights: as for :func:`keep`.
+        measure: called with each run once it is kept; it is then kept again, with what was measured.
+
+    Yields:
+        Each finished run with the path of its record.
+
+    Raises:
+        Stopped: the budget was used up before the last run was finished.
+        StoreError: what is stored is damaged or of a newer version: it is not replaced unasked.
+        ValueError: unknown set.
+    """
+    deadline = time.monotonic() + budget
+    for experiment in experiments.members(name, scale):
+        make = functools.partial(run, experiment, device=device, deadline=deadline, compiled=compiled, progress=progress)
+        try:
+            finished = make()
+        except OutdatedError:
+            finished = make(refresh=True)
+        if team.rank() == 0:
+            path = keep(finished, to, weights=weights)
+            if measure is not None:
+                measure(finished)
+                path = keep(finished, to, weights=weights)
+            yield finished, path
+
+
+def keep(run: Run, to: Path | None = None, *, weights: bool = False) -> Path:
+    """Copy a run and the measurements that hang off it to the committed records, or pack them into one file.
+
+    Args:
+        to: folder for a transport file; None: the committed records.
+        weights: the trained weights too, in half precision; only where there is a folder.
+
+    Returns:
+        The folder of the record, or the file.
+
+    Raises:
+        StoreError: as both do.
+    """
+    if to is not None:
+        return transport.pack(run, to, weights=weights)
+    path = promote(run)
+    derived.carry(run, derived.folder(run, "runs"), "records")
+    return path
+
+
+def expected(name: str, scale: Scale) -> str:
+    """The test accuracy of an experiment in its records, mean ± sd (n − 1) with n, in words; empty where there is none."""
+    runs = [read(path) for path in sorted(root("records").glob(f"{name}-{scale}-s*"))]
+    if not runs:
+        return ""
+    values = [run.metrics["test_accuracy"] for run in runs]
+    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"test accuracy {statistics.fmean(values):.3f}{spread} on {runs[0].experiment.dataset} (n = {len(values)})"
