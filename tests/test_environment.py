@@ -18,7 +18,7 @@ from packaging.version import Version
 
 PROJECT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((PROJECT / "book").glob("*.ipynb"))
-METADATA = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+METADATA = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 OWN = ("vendor/", "test_environment.py")  # other people's scripts, and the patterns below
 
 
@@ -30,7 +30,7 @@ def tracked() -> list[Path]:
 def pins() -> dict[str, list[Version]]:
     """Package → pinned versions in constraints.txt."""
     found: dict[str, list[Version]] = {}
-    for line in (PROJECT / "constraints.txt").read_text().splitlines():
+    for line in (PROJECT / "constraints.txt").read_text(encoding="utf-8").splitlines():
         if line.strip() and not line.startswith("#"):
             name, equal, version = line.partition("==")
             assert equal, f"constraints.txt pins nothing in {line!r}"
@@ -51,7 +51,7 @@ def test_each_dependency_is_pinned_once_within_its_range(requirement: Requiremen
 
 
 def test_conda_environment_installs_the_same_set() -> None:
-    environment = yaml.safe_load((PROJECT / "environment.yml").read_text())
+    environment = yaml.safe_load((PROJECT / "environment.yml").read_text(encoding="utf-8"))
     *conda, pip = environment["dependencies"]
     assert [entry.split()[0] for entry in conda] == ["python", "pip"]
     assert SpecifierSet(conda[0].split(maxsplit=1)[1]) == SpecifierSet(METADATA["requires-python"])
@@ -59,7 +59,7 @@ def test_conda_environment_installs_the_same_set() -> None:
 
 
 def test_makefile_installs_the_same_set() -> None:
-    makefile = (PROJECT / "Makefile").read_text()
+    makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
     assert '-c constraints.txt -e ".[dev]"' in makefile
     oldest = Version(METADATA["requires-python"].removeprefix(">="))
     assert f"sys.version_info >= ({oldest.major}, {oldest.minor})" in makefile
@@ -71,7 +71,7 @@ def test_no_tracked_file_names_a_place_on_one_machine() -> None:
         if path.as_posix().endswith(OWN) or any(part in path.as_posix() for part in OWN):
             continue
         try:
-            text = path.read_text()
+            text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
             continue  # arrays and pictures
         found = machine_path.search(text)

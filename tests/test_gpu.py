@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,21 @@ import numpy as np
 import pretended
 import pytest
 import torch
-from conftest import shortened
-from test_recipes import PUBLISHED
-from test_training import RECIPE, network
+from shared import shortened
 
-from snp_lib import ablations, experiments, prunings, removal, speeds, stages, store
+from snp_lib import experiments, store
 from snp_lib.data import Dataset
 from snp_lib.models import create_model
+from snp_lib.results.heads import Ablation
+from snp_lib.results.latency import Comparison, PrunedLatency, latencies
+from snp_lib.results.pruning import Pruning
+from snp_lib.results.setting import Measurement
+from snp_lib.results.stages import SilencedNodes, Stage
 from snp_lib.store import Run
-from snp_lib.training import Stopped, train
-from snp_lib.training.loop import Training
+from snp_lib.training import Stopped
+from snp_lib.training.loop import Training, train
+from tests.training.test_loop import RECIPE, network
+from tests.training.test_recipe import PUBLISHED
 
 GPU = pretended.CUDA
 
@@ -78,14 +83,14 @@ def test_a_run_made_on_a_gpu_is_that_of_the_cpu(gpu_run: Run, smoke_run: Run) ->
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_recipe_takes_its_steps_on_a_gpu(few_digits: Dataset, name: str) -> None:
     recipe = replace(PUBLISHED[name], batch_size=48, precision="float32")
-    colours = replace(few_digits, train=replace(few_digits.train, images=few_digits.train.images.repeat(1, 3, 1, 1)))
+    colours = replace(few_digits, train=replace(few_digits.train, inputs=few_digits.train.inputs.repeat(1, 3, 1, 1)))
 
     def stepped(device: torch.device) -> tuple[dict[str, torch.Tensor], list[float]]:
         torch.manual_seed(0)
         model = create_model("cct_2_3x1", num_classes=10, image_size=8, embed_dim=12, num_heads=3, dropout=0.1, stochastic_depth=0.2)
         training = Training(model, colours, recipe, 0, device, "", None)
         for batch in training.batches()[:2]:
-            training.step(model, *training.inputs(batch))
+            training.step(model, *training.batch(batch))
         training.check()
         return {name: tensor.cpu() for name, tensor in model.state_dict().items()}, training.loss_and_hits.tolist()
 
@@ -123,32 +128,34 @@ def test_other_networks_too(name: str, tmp_path: Path, monkeypatch: pytest.Monke
         np.testing.assert_allclose(found.arrays[key].astype(float), array.astype(float), rtol=0, atol=1e-3, err_msg=key)
 
 
-DERIVED: dict[str, Callable[[Run, str], Mapping[str, Any]]] = {
-    "heads at a stage": lambda run, device: stages.stage(run, 0, unit="head", device=device, progress=False),
-    "silenced first": lambda run, device: stages.silenced_first(run, device=device, progress=False),
-    "mean ablation": lambda run, device: vars(ablations.head_ablation(run, "mean", device=device, progress=False)),
-    "ANDC": lambda run, device: prunings.pruning(run, "andc", thetas=(0.3,), device=device, progress=False),
-    "fresh": lambda run, device: prunings.pruning(run, "fresh", thetas=(0.3,), encoder=2, device=device, progress=False),
+MEASURED: dict[str, Measurement] = {
+    "heads at a stage": Stage(epoch=0, unit="head"),
+    "silenced first": SilencedNodes(),
+    "mean ablation": Ablation(replacement="mean"),
+    "ANDC": Pruning(arm="andc", thetas=(0.3,)),
+    "fresh": Pruning(arm="fresh", thetas=(0.3,), encoder=2),
 }
 
 
-@pytest.mark.parametrize("name", DERIVED)
+@pytest.mark.parametrize("name", MEASURED)
 def test_what_is_measured_of_a_run_is_the_same_on_a_gpu(name: str, smoke_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SNP_RUNS_DIR", str(tmp_path / "cpu"))
-    expected = DERIVED[name](smoke_run, "cpu")
+    expected = MEASURED[name].make(smoke_run, device="cpu", progress=False)
     monkeypatch.setenv("SNP_RUNS_DIR", str(tmp_path / "gpu"))
     with pretended.gpu():
-        found = DERIVED[name](smoke_run, "cuda")
+        found = MEASURED[name].make(smoke_run, device="cuda", progress=False)
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         assert np.array_equal(found[key], value), key
 
 
 def test_networks_are_timed_on_a_gpu(smoke_run: Run, own_folders: Path, gpu: None) -> None:
-    pruned = removal.pruned_latency(smoke_run, thetas=(0.3,), batches=(1,), seconds=0.1, device="cuda")
+    pruned = PrunedLatency(thetas=(0.3,), batches=(1,), seconds=0.1, device="cuda").make(smoke_run)
     assert (pruned["ratio"] > 0).all()
     networks = {"network": [smoke_run], "committee": [smoke_run, smoke_run]}
-    table = speeds.latencies(networks, "test", device="cuda").set_index("network")
+    comparison = Comparison(networks=networks, label="test", device="cuda")
+    comparison.make(smoke_run)
+    table = latencies(comparison).set_index("network")
     assert table.macs["committee"] == 2 * table.macs["network"]
     assert (table.seconds > 0).all()
     assert (own_folders / "runs" / "derived" / smoke_run.experiment.id / "latency-test-cuda.npz").exists()

@@ -12,15 +12,21 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import unchecked
+from shared import unchecked
 from torch import Tensor, nn
 
 from snp_lib import cli, data, latency
+from snp_lib.cli.verbs import _print_latency
 from snp_lib.latency import Comparison, compare, count_macs, measure
-from snp_lib.models import CCT, cct, create_model
-from snp_lib.pruning import blocked, compact, layers, macs
+from snp_lib.models import create_model
+from snp_lib.models.cct import CCT
+from snp_lib.pruning import blocked, compact, macs
+from snp_lib.pruning.masks import layers
 
-IMAGE = (1, 2, 2)
+
+def images(batch: int) -> torch.Tensor:
+    """Of one channel and four pixels."""
+    return torch.rand(batch, 1, 2, 2)
 
 
 class Clock:
@@ -56,12 +62,12 @@ class Timed(nn.Module):
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(latency, "perf_counter", clock)
+    monkeypatch.setattr("snp_lib.latency.perf_counter", clock)
     return clock
 
 
 def test_a_hundred_passes_twice_with_median_and_spread(clock: Clock) -> None:
-    found = measure(Timed(clock, "a", 1, 1, 1, 2, 3), 2, "cpu", shape=IMAGE, warm_up=5)
+    found = measure(Timed(clock, "a", 1, 1, 1, 2, 3), 2, "cpu", example=images, warm_up=5)
     assert (len(found.seconds), len(found.again), found.passes) == (20, 20, 100)
     assert len(clock.ran) == 100 + 100 + 5 + 5
     assert (found.spread.median, found.spread.low, found.spread.high) == pytest.approx((1, 1, 3))
@@ -72,7 +78,7 @@ def test_a_hundred_passes_twice_with_median_and_spread(clock: Clock) -> None:
 def test_noise_is_the_second_timing_over_the_first(clock: Clock) -> None:
     # one pass a round: 20 rounds in which the model is timed as first and again in random order, each pass slower than the one before
     clock.slow = lambda ran: 1 + ran
-    found = measure(Timed(clock, "a", 1), 2, "cpu", shape=IMAGE, passes=1)
+    found = measure(Timed(clock, "a", 1), 2, "cpu", example=images, passes=1)
     first, again = (np.array(seconds)[:, 0] for seconds in (found.seconds, found.again))
     assert sorted([*first, *again]) == list(range(7, 47))
     assert {*(again - first)} == {-1, 1}  # neither of the two always comes first
@@ -83,7 +89,7 @@ def test_noise_is_the_second_timing_over_the_first(clock: Clock) -> None:
 def test_a_machine_that_slows_down_changes_the_seconds_and_not_the_ratios(clock: Clock) -> None:
     models = {name: Timed(clock, name, seconds) for name, seconds in (("a", 2.0), ("b", 1.0), ("c", 3.0))}
     clock.slow = lambda ran: 1.0 if ran < 12 else 1.5 ** ((ran - 12) // 20)  # 12 of warm-up, then four arms of five passes a round
-    found = compare(models, 2, "cpu", shape=IMAGE)
+    found = compare(models, 2, "cpu", example=images)
     assert found.latencies["b"].spread.high > 100 * found.latencies["b"].spread.low
     for name, ratio in (("a", 1), ("b", 0.5), ("c", 1.5)):
         assert asdict(found.ratio(name)) == pytest.approx({"median": ratio, "low": ratio, "high": ratio})
@@ -92,7 +98,7 @@ def test_a_machine_that_slows_down_changes_the_seconds_and_not_the_ratios(clock:
 
 def test_every_round_times_each_model_once_in_a_block_and_the_first_twice_in_changing_order(clock: Clock) -> None:
     models = {name: Timed(clock, name, 1.0) for name in "abc"}
-    compare(models, 2, "cpu", shape=IMAGE, rounds=20, passes=3)
+    compare(models, 2, "cpu", example=images, rounds=20, passes=3)
     blocks = np.array(clock.ran[4 * 3 :]).reshape(20, 4, 3)
     assert (blocks == blocks[:, :, :1]).all()
     assert all(sorted(order) == ["a", "a", "b", "c"] for order in blocks[:, :, 0].tolist())
@@ -101,7 +107,7 @@ def test_every_round_times_each_model_once_in_a_block_and_the_first_twice_in_cha
 
 def test_one_slow_pass_in_a_round_does_not_count(clock: Clock) -> None:
     models = {"a": Timed(clock, "a", 1, 1, 1, 1, 50), "b": Timed(clock, "b", 2, 2, 99, 2, 2)}
-    found = compare(models, 2, "cpu", shape=IMAGE, warm_up=5)
+    found = compare(models, 2, "cpu", example=images, warm_up=5)
     assert asdict(found.ratio("b")) == {"median": 2, "low": 2, "high": 2}
     assert found.latencies["b"].spread.high == 99
 
@@ -111,13 +117,13 @@ def test_one_slow_pass_in_a_round_does_not_count(clock: Clock) -> None:
     [(400, 20, 5), (399, 20, 4), (200, 20, 2), (80, 20, 1), (30, 8, 1), (1, 5, 1)],  # a round of one pass each takes 4 s
 )
 def test_a_limit_takes_passes_first_then_rounds_and_says_so(clock: Clock, limit: float, rounds: int, passes: int) -> None:
-    found = compare({"a": Timed(clock, "a", 1), "b": Timed(clock, "b", 2)}, 2, "cpu", shape=IMAGE, limit=limit)
+    found = compare({"a": Timed(clock, "a", 1), "b": Timed(clock, "b", 2)}, 2, "cpu", example=images, limit=limit)
     assert {(len(one.seconds), one.passes) for one in found.latencies.values()} == {(rounds, rounds * passes)}
     assert len(found.reference.again) == rounds
 
 
 def test_rows_are_plain_values_and_name_the_noise(clock: Clock) -> None:
-    found = compare({"a": Timed(clock, "a", 2), "b": Timed(clock, "b", 1)}, 2, "cpu", shape=IMAGE, precision="bfloat16")
+    found = compare({"a": Timed(clock, "a", 2), "b": Timed(clock, "b", 1)}, 2, "cpu", example=images, precision="bfloat16")
     assert json.loads(json.dumps(found.rows())) == found.rows()
     first, second = found.rows()
     assert (first["model"], first["seconds"], first["ratio"]) == ("a", 2, 1)
@@ -128,12 +134,12 @@ def test_rows_are_plain_values_and_name_the_noise(clock: Clock) -> None:
     assert json.loads(json.dumps(asdict(found)))["latencies"]["b"]["seconds"] == [[1] * 5] * 20
 
 
-def test_the_table_has_a_line_per_model_and_one_for_the_noise(clock: Clock) -> None:
-    found = compare({"a": Timed(clock, "a", 0.02), "b": Timed(clock, "b", 0.01)}, 2, "cpu", shape=IMAGE)
-    first, second, noise = latency.table(found).splitlines()
+def test_the_table_has_a_line_per_model_and_one_for_the_noise(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    _print_latency(compare({"a": Timed(clock, "a", 0.02), "b": Timed(clock, "b", 0.01)}, 2, "cpu", example=images))
+    first, second, noise = capsys.readouterr().out.splitlines()
     assert second.split() == ["b", "2", "0.0", "100", "10.00", "10.00", "10.00", "200", "0.50", "0.50", "0.50"]
     assert noise.split()[-3:] == ["1.00", "1.00", "1.00"]
-    assert len(first) == len(second) == len(noise) == len(latency.HEADER)
+    assert len(first) == len(second) == len(noise)
 
 
 def test_real_passes_leave_the_model_and_the_random_numbers_as_they_were() -> None:
@@ -208,7 +214,7 @@ def test_attention_counts_the_same_however_it_is_computed(monkeypatch: pytest.Mo
         return ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1) @ v
 
     fused = count_macs(network())
-    monkeypatch.setattr(cct, "attend", products)
+    monkeypatch.setattr("snp_lib.models.encoder.attend", products)
     assert count_macs(network()) == fused
 
 
@@ -218,7 +224,7 @@ def test_the_fast_path_of_torchs_own_transformer_is_counted() -> None:
         parameter.requires_grad_(False)
     model = nn.Sequential(nn.Flatten(2), nn.Linear(4, 8), layer)  # five channels as five tokens
     before = torch.backends.mha.get_fastpath_enabled()
-    assert count_macs(model, (5, 2, 2)) == 5 * 4 * 8 + 5 * (4 * 8 * 8 + 2 * 8 * 16) + 2 * 5 * 5 * 8
+    assert count_macs(model, lambda batch: torch.rand(batch, 5, 2, 2)) == 5 * 4 * 8 + 5 * (4 * 8 * 8 + 2 * 8 * 16) + 2 * 5 * 5 * 8
     assert torch.backends.mha.get_fastpath_enabled() == before
 
 
@@ -244,7 +250,7 @@ def linear(model: CCT) -> list[tuple[str, nn.Linear]]:
 def test_a_compiled_model_costs_what_it_is_made_of() -> None:
     model = network()
     assert count_macs(torch.compile(model, backend="eager")) == count_macs(model)
-    assert count_macs(nn.Sequential(model, nn.ReLU()), (1, 8, 8)) == count_macs(model)
+    assert count_macs(nn.Sequential(model, nn.ReLU()), model.example) == count_macs(model)
 
 
 # refusals and the command
@@ -256,16 +262,16 @@ def test_refusals_name_what_is_wrong(clock: Clock) -> None:
         compare({}, 1, "cpu")
     for name, value in {"rounds": 0, "passes": 0, "limit": 0.0, "warm_up": -1}.items():
         with pytest.raises(ValueError, match=f"{name} must be positive, got {value}"):
-            compare(model, 2, "cpu", shape=IMAGE, **{name: value})
+            compare(model, 2, "cpu", example=images, **{name: value})
     with pytest.raises(ValueError, match="batch must be positive"):
-        measure(model["a"], 0, "cpu", shape=IMAGE)
+        measure(model["a"], 0, "cpu", example=images)
     with pytest.raises(ValueError, match="limit must be positive, got nan"):
-        compare(model, 2, "cpu", shape=IMAGE, limit=math.nan)
-    with pytest.raises(ValueError, match=r"give the shape of an image, \(channels, height, width\): Timed"):
+        compare(model, 2, "cpu", example=images, limit=math.nan)
+    with pytest.raises(ValueError, match="give example, a function from a number to so many inputs: Timed has none"):
         compare(model, 2, "cpu")
     with unchecked(), pytest.raises(ValueError, match="precision must be"):
-        compare(model, 2, "cpu", shape=IMAGE, precision="half")  # type: ignore[arg-type]
-    found = compare(model | {"b": Timed(clock, "b", 1)}, 2, "cpu", shape=IMAGE)
+        compare(model, 2, "cpu", example=images, precision="half")  # type: ignore[arg-type]
+    found = compare(model | {"b": Timed(clock, "b", 1)}, 2, "cpu", example=images)
     with pytest.raises(ValueError, match="no model 'c' was timed; there are a, b"):
         found.ratio("c")
     with pytest.raises(ValueError, match="timed once"):
@@ -278,7 +284,8 @@ def test_the_command_times_an_untrained_network_at_every_batch_size(catalogue: P
     first, header, *rows = capsys.readouterr().out.splitlines()
     assert first.startswith("cct-test smoke, untrained · ")
     assert first.endswith(f"1 CPU threads, torch {torch.__version__}")
-    assert header == latency.HEADER
+    assert header.split() == ["network", "batch", "MMACs", "passes", "ms", "5", "%", "95", "%", "inputs/s", "ratio", "5", "%", "95", "%"]
+    assert len(header) == len(rows[0])
     assert [row.split()[:4] for row in rows[::2]] == [["cct_3_3x1", batch, "4.8", "5"] for batch in ("2", "3")]
     assert all(row.startswith("the first once more: noise") for row in rows[1::2])
     assert not (catalogue / "runs").exists()
@@ -301,7 +308,7 @@ def test_the_command_compares_with_the_compiled_network(catalogue: Path, monkeyp
         return compared[-1]
 
     monkeypatch.setattr(torch, "compile", Compiled)
-    monkeypatch.setattr(latency, "compare", keep)
+    monkeypatch.setattr("snp_lib.latency.compare", keep)
     assert cli.main(["latency", "cct-test", "--scale", "smoke", "--batch", "1", "--compile", "--time-limit", "0.01s"]) == 0
     (found,) = compared
     assert list(found.latencies) == ["cct_3_3x1", "compiled"]
@@ -309,5 +316,4 @@ def test_the_command_compares_with_the_compiled_network(catalogue: Path, monkeyp
 
 
 def test_the_number_of_labels_is_known_without_the_data() -> None:
-    assert data.LABELS.keys() == data.DATASETS.keys()
-    assert data.load("digits").num_classes == data.LABELS["digits"]
+    assert data.load("digits").num_classes == data.SOURCES["digits"].labels

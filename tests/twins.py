@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from snp_lib.models import CCT
+from snp_lib.models.cct import CCT
 
 
 def is_square(binary: Any, cluster: list[int]) -> bool:

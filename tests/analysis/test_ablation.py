@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 import torch
 import twins
-from conftest import unchecked
 from scipy import stats
+from shared import unchecked
 from torch import Tensor
 
+from snp_lib.analysis.ablation import HeadAblation, Replacement, ablate_heads, ablated_logits, kept_heads
 from snp_lib.data import Dataset, Split
-from snp_lib.data.augment import Normalize
-from snp_lib.models import CCT, create_model
-from snp_lib.performance import HeadAblation, ablate_heads, ablated_logits, claims_explain, kept_heads
-from snp_lib.performance.ablation import Replacement, evaluating
+from snp_lib.data.augment.crops import Normalize
+from snp_lib.models import create_model
+from snp_lib.models.cct import CCT
+from snp_lib.models.sites import evaluating
+from snp_lib.performance.statistics import claims_explain
 
 HEADS = 3
 SITES = ("block1.mha", "block2.mha", "block3.mha")
@@ -33,11 +35,11 @@ def network(order: str = "released") -> CCT:
 
 
 def images_of(dataset: Dataset) -> Tensor:
-    return Normalize(dataset.train.images)(dataset.test.images)
+    return Normalize(dataset.train.inputs)(dataset.test.inputs)
 
 
 def measured(model: CCT, dataset: Dataset, kept: np.ndarray = EVERY, **options: object) -> HeadAblation:
-    return ablate_heads(model, dataset.test, Normalize(dataset.train.images), kept, **options)  # type: ignore[arg-type]
+    return ablate_heads(model, dataset.test, Normalize(dataset.train.inputs), kept, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("order", ["released", "prenorm"])
@@ -107,7 +109,7 @@ def test_accuracies_equal_one_hooked_pass_per_variant(replacement: Replacement, 
 
     assert (found.sites, found.replacement, found.accuracy.shape) == (SITES, replacement, (3, 8, 10))
     assert found.baseline == pytest.approx(accuracy())
-    assert found.images.tolist() == torch.bincount(labels).tolist()
+    assert found.counts.tolist() == torch.bincount(labels).tolist()
     changed = 0
     for site in SITES:
         with torch.no_grad():
@@ -182,9 +184,9 @@ def test_wrong_calls_are_refused_by_name(few_digits: Dataset) -> None:
     with pytest.raises(ValueError, match="rows must be at least 1"):
         measured(model, few_digits, rows=0)
     seen = few_digits.test.labels != 4
-    split = Split(few_digits.test.images[seen], few_digits.test.labels[seen])
-    with pytest.raises(ValueError, match="label 4 has no image"):
-        ablate_heads(model, split, Normalize(few_digits.train.images), EVERY)
+    split = Split(few_digits.test.inputs[seen], few_digits.test.labels[seen])
+    with pytest.raises(ValueError, match="label 4 has no input"):
+        ablate_heads(model, split, Normalize(few_digits.train.inputs), EVERY)
     with unchecked(), pytest.raises(ValueError, match="claims and lost must agree"):
         claims_explain(np.ones((2, 3)), np.ones((2, 4)))
     with pytest.raises(ValueError, match="finite"):

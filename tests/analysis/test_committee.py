@@ -9,12 +9,13 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from conftest import unchecked
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
+from shared import unchecked
 
-from snp_lib import committee, latency
-from snp_lib.committee import RULES, Members, decide
+from snp_lib import latency
+from snp_lib.analysis import committee
+from snp_lib.analysis.committee import RULES, Members, decide
+from snp_lib.results.committee import gather
 from snp_lib.store import Run
 
 # three members, four images, three labels; probabilities, so that means can be read off
@@ -147,18 +148,18 @@ def test_wrong_calls_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one member"):
         decide(np.zeros((0, 3, 4)))
     with pytest.raises(ValueError, match="at least one member"):
-        committee.gather([])
+        gather([])
 
 
 def test_members_come_from_runs_that_saw_the_same_images(smoke_run: Run) -> None:
     other = replace(smoke_run, manifest=smoke_run.manifest | {"data_checksum": "another"})
-    members = committee.gather([smoke_run, smoke_run])
+    members = gather([smoke_run, smoke_run])
     assert members.logits.shape == (2, *smoke_run.logits.shape)
     assert members.names == (smoke_run.experiment.id,) * 2
     accuracy = committee.right(members, None)[0].mean()
     assert accuracy == pytest.approx(smoke_run.metrics["test_accuracy"], abs=5e-3)
     with pytest.raises(ValueError, match="were tested on different images"):
-        committee.gather([smoke_run, other])
+        gather([smoke_run, other])
     relabelled = replace(smoke_run, manifest=smoke_run.manifest | {"class_names": list("abcdefghij")})
     with pytest.raises(ValueError, match="know different labels"):
-        committee.gather([smoke_run, relabelled])
+        gather([smoke_run, relabelled])

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import skip
 from playwright.sync_api import Browser, Page, sync_playwright
+from shared import skip
 
-SITE = Path(__file__).resolve().parent.parent / "_build" / "html"
+SITE = Path(__file__).resolve().parents[2] / "_build" / "html"
 PAGES = sorted(p.relative_to(SITE).as_posix() for p in SITE.glob("book/*.html"))
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
@@ -92,7 +92,7 @@ def test_page_is_whole_without_a_network(browser: Browser, site: str, name: str,
         assert problems == []
 
 
-EXPLORERS = ("02_snp_matrices", "13_flowers")
+EXPLORERS = ("a2_snp_matrices", "e2_flowers")
 
 
 def shown(page: Page) -> tuple[str, str]:
@@ -126,7 +126,7 @@ def test_explorer_switches_in_the_browser_alone(browser: Browser, site: str, nam
 
 
 def test_text_is_legible_in_dark_mode(browser: Browser, site: str) -> None:
-    with opened(browser, site, "book/02_snp_matrices.html", 1400, scheme="dark") as (page, problems):
+    with opened(browser, site, "book/a2_snp_matrices.html", 1400, scheme="dark") as (page, problems):
         assert page.evaluate("document.documentElement.dataset.theme") == "dark"
         label = page.locator(".widget-label:visible").first
         brightness = "rgb => rgb.match(/[0-9.]+/g).slice(0, 3).reduce((a, b) => a + Number(b), 0) / 3"

@@ -13,9 +13,10 @@ import pytest
 import yaml
 from IPython.core.formatters import DisplayFormatter
 
-from snp_lib import reporting
+from snp_lib.book.claims import Claim, load_claims
+from snp_lib.book.reporting import Reported, ReportError, provenance, published, published_number, report, scoreboard
 from snp_lib.experiments import get
-from snp_lib.reporting import Claim, Reported, ReportError, half_width, load_claims, report
+from snp_lib.performance.statistics import half_width
 from snp_lib.store import Run
 
 CLAIM: dict[str, Any] = {
@@ -38,8 +39,8 @@ def runs(*seeds: int, scale: Any = "small", experiment: str = "cct") -> list[Run
 @pytest.fixture
 def book(own_folders: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A book with one claim and no published number."""
-    (own_folders / "claims.yml").write_text(yaml.safe_dump([CLAIM]))
-    monkeypatch.setattr(reporting, "BOOK", own_folders)
+    (own_folders / "claims.yml").write_text(yaml.safe_dump([CLAIM]), encoding="utf-8")
+    monkeypatch.setattr("snp_lib.book.claims.BOOK", own_folders)
     monkeypatch.delenv("SNP_ACCEPT", raising=False)
     monkeypatch.delenv("SNP_REPORT_LOG", raising=False)
     return own_folders
@@ -114,7 +115,7 @@ def test_each_experiment_has_its_own_numbers(book: Path) -> None:
     accept("rises", [2.0, 2.1], 0.1, of=runs(0, 1))
     accept("rises", [0.5, 0.6], 0.1, of=runs(0, 1, experiment="flowers"))
     assert report("rises", [2.0, 2.1], 0.1, runs=runs(0, 1)).verdict == "reproduced"
-    means = {name: reporting.scoreboard(name)[0]["reported"] for name in (None, "cct", "flowers", "vit")}
+    means = {name: scoreboard(name)[0]["reported"] for name in (None, "cct", "flowers", "vit")}
     assert {name: number and number.mean for name, number in means.items()} == {None: 2.05, "cct": 2.05, "flowers": 0.55, "vit": None}
 
 
@@ -122,8 +123,8 @@ def test_a_number_of_several_experiments_goes_by_the_name_it_is_given(book: Path
     monkeypatch.setenv("SNP_ACCEPT", "1")
     of = runs(0, 1, experiment="vit")
     assert report("rises", [1.5, 1.7], 0.1, runs=of, experiment="cct").experiment == "cct"
-    assert reporting.published_number("small", "cct", "rises") is not None
-    assert reporting.published_number("small", "vit", "rises") is None
+    assert published_number("small", "cct", "rises") is not None
+    assert published_number("small", "vit", "rises") is None
     monkeypatch.delenv("SNP_ACCEPT")
     with pytest.raises(ReportError, match="was published for the same scale and seeds"):
         report("rises", [3.5, 3.7], 0.1, runs=of, experiment="cct")
@@ -135,7 +136,7 @@ def test_accepting_replaces_one_number_and_leaves_nothing_else(book: Path) -> No
     accept("other", 3.0, 0.1, of=runs(0, 1))
     accept("slope", 2.0, 0.1, of=runs(0))
     assert [path.name for path in (book / "records").iterdir()] == ["reported.json"]
-    assert {name: number["mean"] for name, number in reporting.published()["small"]["cct"].items()} == {"slope": 2.0, "other": 3.0}
+    assert {name: number["mean"] for name, number in published()["small"]["cct"].items()} == {"slope": 2.0, "other": 3.0}
 
 
 def test_a_crash_while_accepting_keeps_the_published_numbers(book: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +148,7 @@ def test_a_crash_while_accepting_keeps_the_published_numbers(book: Path, monkeyp
     monkeypatch.setattr("os.replace", crash)
     with pytest.raises(KeyboardInterrupt):
         accept("slope", 2.0, 0.1, of=runs(0))
-    assert reporting.published()["small"]["cct"]["slope"]["mean"] == 1.0
+    assert published()["small"]["cct"]["slope"]["mean"] == 1.0
 
 
 @pytest.mark.parametrize("tol", [0.5, 1.0, 50.0])
@@ -178,28 +179,28 @@ def test_every_report_is_logged_when_asked(book: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("SNP_REPORT_LOG", str(book / "log.jsonl"))
     report("slope", 1.0, 0.1, runs=runs(0))
     report("rises", 3.0, 0.1, runs=runs(0))
-    logged = [json.loads(line) for line in (book / "log.jsonl").read_text().splitlines()]
+    logged = [json.loads(line) for line in (book / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [(row["name"], row["verdict"]) for row in logged] == [("slope", None), ("rises", "partly")]
 
 
 def test_the_scoreboard_takes_the_largest_scale_and_never_smoke(book: Path) -> None:
-    assert reporting.scoreboard()[0]["reported"] is None
+    assert scoreboard()[0]["reported"] is None
     accept("rises", 3.0, 0.1, of=runs(0, scale="smoke"))
-    assert reporting.scoreboard()[0]["reported"] is None
+    assert scoreboard()[0]["reported"] is None
     accept("rises", 4.0, 0.1, of=runs(0, scale="small"))
     accept("rises", 5.0, 0.1, of=runs(0, scale="paper"))
-    (row,) = reporting.scoreboard()
+    (row,) = scoreboard()
     assert (row["claim"].id, row["reported"].mean, row["reported"].scale) == ("rises", 5.0, "paper")
 
 
 def test_provenance_names_what_made_a_figure() -> None:
-    line = reporting.provenance(runs(0, 2))
+    line = provenance(runs(0, 2))
     assert line == "cct · small · cifar100 · n = 2 (seeds 0, 2) · 2 CPU cores · record 01234567 01234567"
 
 
 def test_provenance_has_a_line_for_each_experiment() -> None:
-    lines = reporting.provenance([*runs(0, 1), *runs(3, experiment="vit"), *runs(0)]).splitlines()
-    assert lines[0] == reporting.provenance(runs(0, 1))
+    lines = provenance([*runs(0, 1), *runs(3, experiment="vit"), *runs(0)]).splitlines()
+    assert lines[0] == provenance(runs(0, 1))
     assert lines[1].startswith("vit · small · cifar100 · n = 1 (seeds 3) · ")
     assert len(lines) == 2
 
@@ -207,8 +208,8 @@ def test_provenance_has_a_line_for_each_experiment() -> None:
 def test_provenance_gives_each_seed_its_device() -> None:
     first, *others = runs(0, 1, 2)
     there = [replace(run, manifest=run.manifest | {"device": "a GPU"}) for run in others]
-    assert "(seeds 0, 1, 2) · 2 CPU cores (0), a GPU (1, 2) · record" in reporting.provenance([first, *there])
-    assert "(seeds 1, 2) · a GPU · record" in reporting.provenance(there)
+    assert "(seeds 0, 1, 2) · 2 CPU cores (0), a GPU (1, 2) · record" in provenance([first, *there])
+    assert "(seeds 1, 2) · a GPU · record" in provenance(there)
 
 
 def test_the_claims_of_the_book_are_well_formed() -> None:
@@ -231,13 +232,13 @@ def test_the_claims_of_the_book_are_well_formed() -> None:
     ],
 )
 def test_malformed_claims_are_named(entries: list[Any], message: str, tmp_path: Path) -> None:
-    (tmp_path / "claims.yml").write_text(yaml.safe_dump(entries))
+    (tmp_path / "claims.yml").write_text(yaml.safe_dump(entries), encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         load_claims(tmp_path / "claims.yml")
 
 
 def test_a_book_without_claims_has_none(tmp_path: Path) -> None:
-    (tmp_path / "claims.yml").write_text("")
+    (tmp_path / "claims.yml").write_text("", encoding="utf-8")
     assert load_claims(tmp_path / "claims.yml") == {}
 
 

@@ -6,24 +6,29 @@ import copy
 import json
 import os
 import re
+import subprocess
+import sys
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
+import yaml
 
-from snp_lib import reproduce
-from snp_lib.paths import BOOK
-from snp_lib.reporting import Reported
-from snp_lib.reproduce import tidy
+from snp_lib.book.chapters import LAST, ReproduceError, chapters, parts, reproduce, select
+from snp_lib.book.claims import load_claims
+from snp_lib.book.notebook import tidy
+from snp_lib.book.reporting import Reported
+from snp_lib.machine import BOOK
 
 WIDGETS = "application/vnd.jupyter.widget-state+json"
 
 
 def stored(name: str) -> dict[str, Any]:
-    notebook: dict[str, Any] = json.loads((BOOK / name).read_text())
+    notebook: dict[str, Any] = json.loads((BOOK / name).read_text(encoding="utf-8"))
     return notebook
 
 
@@ -37,12 +42,12 @@ def with_fresh_ids(notebook: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_widgets_named_anew_give_the_same_text() -> None:
-    notebook = stored("02_snp_matrices.ipynb")
+    notebook = stored("a2_snp_matrices.ipynb")
     assert tidy(with_fresh_ids(notebook)) == tidy(with_fresh_ids(notebook))
 
 
 def test_renaming_keeps_every_widget_and_what_it_refers_to() -> None:
-    before = with_fresh_ids(stored("02_snp_matrices.ipynb"))
+    before = with_fresh_ids(stored("a2_snp_matrices.ipynb"))
     after = json.loads(tidy(copy.deepcopy(before)))
     old, new = (n["metadata"]["widgets"][WIDGETS]["state"] for n in (before, after))
     assert len(old) == len(new) > 100
@@ -68,10 +73,28 @@ def test_what_papermill_adds_is_left_out_and_the_rest_is_kept() -> None:
     assert [(cell["source"], cell["metadata"]) for cell in kept["cells"]] == [("1", {"tags": ["x"]})]
 
 
-def test_stored_chapters_are_tidy() -> None:
-    for path in sorted(BOOK.glob("[0-9]*.ipynb")):
-        assert tidy(json.loads(path.read_text())) == path.read_text(), f"{path.name}: run `snp reproduce {path.stem} --in-place`"
+def test_every_notebook_is_in_the_book_and_stored_tidy() -> None:
+    assert set(chapters().values()) == set(BOOK.glob("*.ipynb"))
+    for path in chapters().values():
+        text = path.read_text(encoding="utf-8")
+        assert tidy(json.loads(text)) == text, f"{path.name}: run `snp reproduce {path.stem} --in-place`"
         nbformat.validate(nbformat.read(path, 4))
+
+
+def test_chapters_come_in_reading_order_and_are_chosen_by_their_beginning() -> None:
+    names = list(chapters())
+    assert names[:2] == ["a1_training", "a2_snp_matrices"]
+    assert names.index("e2_flowers") < names.index("scoreboard") < names.index("how_fast")
+    assert list(parts()[LAST]) == ["scoreboard", "status", "how_fast"]
+    assert list(select(["b1", "a2_snp_matrices", "how_fast"])) == ["b1_many_heads", "a2_snp_matrices", "how_fast"]
+    assert list(select([])) == names
+    with pytest.raises(ReproduceError, match="no chapter 'a'; there are a1_training, "):
+        select(["a"])
+
+
+def test_claims_name_chapters_of_the_book() -> None:
+    short = {name.split("_")[0] for name in chapters()} | {"c1", "d1"}  # papers C and D are to come
+    assert {claim.chapter for claim in load_claims().values()} <= short
 
 
 def chapter(path: Path, *cells: str) -> Path:
@@ -91,25 +114,79 @@ def reports(name: str, mean: float) -> str:
     return f"import os\nfrom pathlib import Path\nPath(os.environ['SNP_REPORT_LOG']).write_text({json.dumps(asdict(number)) + chr(10)!r})"
 
 
+@pytest.fixture
+def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Makes a book of parts, title → name → cells, with runs and records of its own; returns its folder of chapters."""
+
+    def make(**parts: dict[str, tuple[str, ...]]) -> Path:
+        folder = tmp_path / "book"
+        folder.mkdir()
+        for pages in parts.values():
+            for name, cells in pages.items():
+                chapter(folder / f"{name}.ipynb", *cells)
+        contents = [{"caption": title, "chapters": [{"file": f"book/{name}"} for name in pages]} for title, pages in parts.items()]
+        (tmp_path / "_toc.yml").write_text(yaml.safe_dump({"root": "book/intro", "parts": contents}), encoding="utf-8")
+        monkeypatch.setattr("snp_lib.book.chapters.BOOK", folder)
+        for name in ("runs", "data", "records"):
+            monkeypatch.setenv(f"SNP_{name.upper()}_DIR", name)  # not in full
+        monkeypatch.chdir(tmp_path)
+        return folder
+
+    return make
+
+
 @pytest.mark.filterwarnings("default")  # of the notebook tools and their kernels
 def test_chapters_side_by_side_report_in_reading_order_and_a_failure_stops_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    book: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     share = max(1, (os.cpu_count() or 1) // 2)
     slow = f"import os, time\ntime.sleep(3)\nassert (scale, os.environ['OMP_NUM_THREADS']) == ('smoke', '{share}')"
-    chapter(tmp_path / "01_first.ipynb", slow, reports("A.clusters-small", 0.25))
-    chapter(tmp_path / "02_broken.ipynb", "raise ValueError('no such node')")
-    chapter(tmp_path / "03_last.ipynb", "from pathlib import Path\nassert Path('01_first.ipynb').exists()", reports("A.snr-rises-mha", 1.5))
-    monkeypatch.setattr(reproduce, "BOOK", tmp_path)
-    monkeypatch.setenv("SNP_RUNS_DIR", str(tmp_path / "runs"))
-    assert reproduce.reproduce(scale="smoke", jobs=2) == 1
-    printed = capsys.readouterr().out
-    assert (
-        printed.index("A.clusters-small") < printed.index("A.snr-rises-mha") < printed.index("FAILED 02_broken: ValueError: no such node")
+    here = "import os\nfrom pathlib import Path\nassert Path('z_first.ipynb').exists()\n"
+    here += "\n".join(f"assert os.environ['SNP_{n.upper()}_DIR'] == {str(tmp_path / n)!r}" for n in ("runs", "data", "records"))
+    waits = f"from pathlib import Path\nassert Path({str(tmp_path / 'runs/chapters/z_first.ipynb')!r}).exists()"
+    book(
+        Results={"board": (waits,)},
+        A={"z_first": (slow, reports("A.clusters-small", 0.25)), "broken": ("raise ValueError('no such node')",)},
+        B={"last": (here, reports("A.snr-rises-mha", 1.5))},
     )
-    assert {path.name for path in (tmp_path / "runs/chapters").iterdir()} >= {"01_first.ipynb", "03_last.ipynb"}
+    assert reproduce(scale="smoke", jobs=2) == 1
+    printed = capsys.readouterr().out
+    assert printed.index("A.clusters-small") < printed.index("A.snr-rises-mha") < printed.index("FAILED broken: ValueError: no such node")
+    assert printed.count("FAILED") == 1
+    assert {path.stem for path in (tmp_path / "runs/chapters").iterdir()} >= {"z_first", "last", "board"}
 
 
-def test_numbers_are_accepted_one_chapter_at_a_time() -> None:
-    with pytest.raises(reproduce.ReproduceError, match="one chapter at a time"):
-        reproduce.reproduce(accept=True, jobs=2)
+@pytest.mark.filterwarnings("default")
+def test_what_chapters_accept_is_there_for_the_pages_that_show_it(book: Callable[..., Path], tmp_path: Path) -> None:
+    accept = (
+        "from pathlib import Path\nfrom snp_lib import report\nfrom snp_lib.experiments import get\nfrom snp_lib.store import Run\n"
+        "run = Run(get('cct', 'small', 0), Path('nowhere'), {{'files': {{'arrays.npz': '0123456789'}}, 'device': ''}})\n"
+        "report({name!r}, {mean}, 0.1, runs=[run])"
+    )
+    names = {"one": 2.0, "two": 3.0, "three": 4.0}
+    board = "from snp_lib.book.reporting import published\nprint(sorted(published()['small']['cct']))"
+    folder = book(A={name: (accept.format(name=name, mean=mean),) for name, mean in names.items()}, Results={"board": (board,)})
+    assert reproduce(accept=True, in_place=True, jobs=2) == 0
+    (shown,) = stored(str(folder / "board.ipynb"))["cells"][1]["outputs"]
+    assert "".join(shown["text"]) == "['one', 'three', 'two']\n"
+    assert "papermill" not in stored(str(folder / "board.ipynb"))["metadata"]
+
+
+def test_a_parameter_that_a_named_chapter_has_not_is_refused(book: Callable[..., Path]) -> None:
+    book(A={"first": ()}, Results={"board": ()})
+    with pytest.raises(ReproduceError, match="first has no parameter 'dataset'; it has scale"):
+        reproduce(["first"], dataset="flowers102")
+
+
+def test_without_a_book_nothing_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("snp_lib.book.chapters.BOOK", tmp_path / "site-packages" / "book")
+    with pytest.raises(ReproduceError, match=r"there is no book at .* a checkout"):
+        reproduce(["a2"])
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_script_without_a_main_guard_may_reproduce(tmp_path: Path) -> None:
+    script = "from snp_lib.book.chapters import reproduce\nprint(reproduce(['how_fast'], jobs=2))"
+    environment = os.environ | {"SNP_RUNS_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-"], input=script, env=environment, capture_output=True, text=True, encoding="utf-8")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "0"), done.stderr

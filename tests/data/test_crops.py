@@ -5,15 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision.transforms.functional as reference
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from scipy.stats import chisquare, ks_2samp
 from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 
-from snp_lib.data.augment import Normalize, crop, flip, random_boxes, random_crop, random_flip, random_resized_crop, resized_crop
-from snp_lib.training import Recipe
-from snp_lib.training.augmentation import Augmentation
+from snp_lib.data.augment.crops import Normalize, crop, flip, random_boxes, random_crop, random_flip, random_resized_crop, resized_crop
+from snp_lib.training.preparation import ImagePreparation
+from snp_lib.training.recipe import Recipe
 
 
 def pictures(n: int = 6, channels: int = 3, size: int = 9, seed: int = 0) -> Tensor:
@@ -149,7 +148,7 @@ def test_the_recipe_says_which_augmentation_is_applied() -> None:
 
     def augmented(**options: int | bool) -> Tensor:
         recipe = Recipe(epochs=1, batch_size=1, lr=0.0, weight_decay=0.0, **options)  # type: ignore[arg-type]
-        return Augmentation(recipe, images, 10)(images, generator())
+        return ImagePreparation(recipe, images, 10).augmented(images, generator())
 
     assert torch.equal(augmented(crop_padding=0, flip=False), normalize(images))
     assert torch.equal(augmented(crop_padding=0, flip=True), normalize(random_flip(images, generator())))

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from conftest import skip
 from PIL import Image
+from shared import skip
 
 from snp_lib import data
 from snp_lib.data import DataError, Split
@@ -31,10 +31,10 @@ def real(name: str) -> Path:
 
 def test_digits_are_the_same_everywhere() -> None:
     digits = data.load("digits")
-    assert digits.train.images.shape == (1347, 1, 8, 8)
-    assert digits.test.images.shape == (450, 1, 8, 8)
-    assert digits.train.images.dtype == torch.uint8
-    assert (digits.train.images.min(), digits.train.images.max()) == (0, 255)
+    assert digits.train.inputs.shape == (1347, 1, 8, 8)
+    assert digits.test.inputs.shape == (450, 1, 8, 8)
+    assert digits.train.inputs.dtype == torch.uint8
+    assert (digits.train.inputs.min(), digits.train.inputs.max()) == (0, 255)
     assert digits.class_names == tuple("0123456789")
     assert digits.num_classes == 10
     assert torch.bincount(digits.test.labels).min() > 30
@@ -47,14 +47,14 @@ def test_digits_split_every_fourth_image_to_test() -> None:
 
     bunch, digits = load_digits(), data.load("digits")
     assert digits.test.labels.tolist() == bunch.target[::4].tolist()
-    assert np.array_equal(digits.test.images[7, 0], np.round(bunch.images[28] * 255 / 16))
+    assert np.array_equal(digits.test.inputs[7, 0], np.round(bunch.images[28] * 255 / 16))
 
 
 def test_size_enlarges_digits() -> None:
     small, large = data.load("digits"), data.load("digits", size=16)
-    assert large.train.images.shape == (1347, 1, 16, 16)
+    assert large.train.inputs.shape == (1347, 1, 16, 16)
     assert torch.equal(large.train.labels, small.train.labels)
-    means = [d.train.images.float().mean((1, 2, 3)) for d in (small, large)]
+    means = [d.train.inputs.float().mean((1, 2, 3)) for d in (small, large)]
     assert (means[0] - means[1]).abs().max() < 4  # grey levels: the same picture, only smoother
     assert large.checksum != small.checksum
 
@@ -83,8 +83,8 @@ def test_a_split_of_disagreeing_lengths_is_refused() -> None:
 
 def test_cifar100_is_the_official_one() -> None:
     cifar = data.load("cifar100", real("cifar100"), progress=False)
-    assert cifar.train.images.shape == (50_000, 3, 32, 32)
-    assert cifar.test.images.shape == (10_000, 3, 32, 32)
+    assert cifar.train.inputs.shape == (50_000, 3, 32, 32)
+    assert cifar.test.inputs.shape == (10_000, 3, 32, 32)
     assert torch.bincount(cifar.train.labels).tolist() == [500] * 100
     assert torch.bincount(cifar.test.labels).tolist() == [100] * 100
     assert cifar.class_names[:3] + cifar.class_names[-1:] == ("apple", "aquarium fish", "baby", "worm")
@@ -95,7 +95,7 @@ def test_flowers102_has_the_official_split() -> None:
     flowers = data.load("flowers102", real("flowers102"), size=32, progress=False)
     assert flowers.validation is not None
     assert [len(s) for s in (flowers.train, flowers.validation, flowers.test)] == [1020, 1020, 6149]
-    assert flowers.train.images.shape[1:] == (3, 32, 32)
+    assert flowers.train.inputs.shape[1:] == (3, 32, 32)
     assert flowers.num_classes == len(set(flowers.class_names)) == 102
     for split, fewest in ((flowers.train, 10), (flowers.validation, 10), (flowers.test, 20)):
         assert torch.bincount(split.labels, minlength=102).min() == fewest
@@ -104,9 +104,9 @@ def test_flowers102_has_the_official_split() -> None:
 def test_training_and_validation_photographs_together() -> None:
     official, both = (data.load(name, real("flowers102"), size=16, progress=False) for name in ("flowers102", "flowers102-trainval"))
     assert official.validation is not None
-    assert torch.equal(both.train.images[:1020], official.train.images)
+    assert torch.equal(both.train.inputs[:1020], official.train.inputs)
     assert torch.equal(both.train.labels[1020:], official.validation.labels)
-    assert torch.equal(both.test.images, official.test.images)
+    assert torch.equal(both.test.inputs, official.test.inputs)
     assert torch.bincount(both.train.labels).tolist() == [20] * 102
     assert both.class_names == official.class_names
     assert both.checksum != official.checksum

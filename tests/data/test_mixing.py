@@ -6,12 +6,11 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from scipy.stats import beta, chisquare, kstest
 from torch import Tensor
 
-from snp_lib.data.mixing import mix, random_box, random_erasing, symmetric_beta
+from snp_lib.data.augment.mixing import mix, random_box, random_erasing, symmetric_beta
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -7,12 +7,11 @@ import math
 import pytest
 import torch
 import torchvision.transforms.functional as reference
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-from snp_lib.data.operations import INDEX, OPERATIONS, Interpolation, apply
+from snp_lib.data.augment.operations import INDEX, OPERATIONS, Interpolation, apply
 
 GEOMETRIC = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
 RANGES = {

@@ -12,11 +12,11 @@ import torch
 import torchvision.transforms as reference
 from jaxtyping import config
 from scipy.stats import chisquare, kstest, norm
-from test_operations import all_one_by_one, pictures
 from torch import Tensor
 
-from snp_lib.data.operations import INDEX, OPERATIONS
-from snp_lib.data.policies import AutoAugment, Layers, RandAugment
+from snp_lib.data.augment.operations import INDEX, OPERATIONS
+from snp_lib.data.augment.policies import AutoAugment, Layers, RandAugment
+from tests.data.test_operations import all_one_by_one, pictures
 
 CPU = torch.device("cpu")
 FILL = (125.0, 123.0, 114.0)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from snp_lib.explorer import NAMED, RANKS, THETAS, _in_words, explore
+from snp_lib.interactive.explorer import NAMED, RANKS, THETAS, _in_words, explore
 from snp_lib.performance import binarize, summarize
 from snp_lib.store import Run
 
@@ -58,7 +58,7 @@ class Page:
 def page(smoke_run: Run) -> Page:
     """An explorer whose menus are linked by the kernel, as no browser is at hand."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("snp_lib.explorer.widgets.jslink", widgets.link)
+        patch.setattr("snp_lib.interactive.explorer.widgets.jslink", widgets.link)
         return Page(explore(smoke_run))
 
 

@@ -8,15 +8,15 @@ from typing import Any, TypeVar
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import unchecked
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
+from shared import unchecked
 from torch import Tensor
 from vit_pytorch import cct as public_cct
 
 from snp_lib.latency import count_macs
-from snp_lib.models import CCT, CCTConfig, create_model
-from snp_lib.models.cct import sequence_pool, sinusoidal_table
+from snp_lib.models import create_model
+from snp_lib.models.cct import CCT, CCTConfig, sinusoidal_table
+from snp_lib.models.encoder import sequence_pool
 from snp_lib.models.fronts import FORMS, Form
 
 Module = TypeVar("Module", bound=torch.nn.Module)

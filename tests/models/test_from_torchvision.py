@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import unchecked
+from shared import unchecked
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.models.vision_transformer import VisionTransformer
 
 from snp_lib import experiments
-from snp_lib.models import Extracted, ResNetConfig, ViTConfig, create_model
+from snp_lib.models import create_model
+from snp_lib.models.from_torchvision import Extracted, ResNetConfig, ViTConfig
 
 VIT: dict[str, Any] = {"image_size": 16, "embed_dim": 24, "num_heads": 3, "mlp_ratio": 2.0, "num_classes": 7}
 

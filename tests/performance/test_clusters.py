@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 import twins
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as hnp
 
-from snp_lib.performance import Summary, binarize, cluster_index, find_clusters, summarize
+from snp_lib.performance import Summary, binarize, find_clusters, summarize
+from snp_lib.performance.clusters import cluster_index
 
 
 def twin_threshold(matrix: np.ndarray, threshold: float) -> np.ndarray:

@@ -7,13 +7,12 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from conftest import unchecked
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from scipy import stats
+from shared import unchecked
 
-from snp_lib.performance import (
-    THETA,
+from snp_lib.performance import THETA, summarize
+from snp_lib.performance.heads import (
     agreement,
     claims,
     experts,
@@ -21,10 +20,9 @@ from snp_lib.performance import (
     modus_vivendi,
     mutual_information,
     shuffled_claims,
-    summarize,
     symmetry_breaking,
 )
-from snp_lib.performance.heads import p_value
+from snp_lib.performance.statistics import p_value
 
 
 def matrices_of(sets: np.ndarray) -> np.ndarray:

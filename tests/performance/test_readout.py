@@ -7,16 +7,27 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from conftest import unchecked
+from shared import unchecked
 from torch import Tensor
 
 from snp_lib.data import Dataset, Split
-from snp_lib.data.augment import Normalize
-from snp_lib.models import CCT, create_model
+from snp_lib.data.augment.crops import Normalize
+from snp_lib.models import create_model
+from snp_lib.models.cct import CCT
 from snp_lib.models.sites import split_site
-from snp_lib.performance import Pooling, ReadoutRecipe, group_units, measure, train_readouts, unit_matrices
-from snp_lib.performance.readout import FlatReadout, MeanReadout, Readout, TokenReadout, make_readout
-from snp_lib.training import Recipe
+from snp_lib.performance import group_units, unit_matrices
+from snp_lib.performance.readout import (
+    FlatReadout,
+    MeanReadout,
+    Pooling,
+    Readout,
+    ReadoutRecipe,
+    TokenReadout,
+    make_readout,
+    measure,
+    train_readouts,
+)
+from snp_lib.training.recipe import Recipe
 
 SITES = ["block1.mha", "block1.ff_hidden", "block2.ff", "block2"]
 RECIPE = Recipe(epochs=1, batch_size=32, lr=1e-3, weight_decay=0.0, crop_padding=1)
@@ -58,7 +69,7 @@ def literal_matrices(readout: Readout, features: Tensor, labels: Tensor, units: 
 
 @torch.no_grad()
 def features_of(model: CCT, dataset: Dataset, site: str) -> Tensor:
-    return model(Normalize(dataset.train.images)(dataset.test.images), sites=[site])[1][site]
+    return model(Normalize(dataset.train.inputs)(dataset.test.inputs), sites=[site])[1][site]
 
 
 def fast_matrices(readout: Readout, class_means: Tensor, units: int) -> Tensor:
@@ -75,7 +86,7 @@ def assert_equal(found: Tensor, expected: Tensor) -> None:
 def test_matrices_of_nodes_and_heads_equal_the_literal_loop(
     site: str, units: int | None, network: CCT, readouts: dict[str, Readout], few_digits: Dataset
 ) -> None:
-    measured = measure(network, readouts, few_digits.test, Normalize(few_digits.train.images), num_classes=10, batch_size=33)
+    measured = measure(network, readouts, few_digits.test, Normalize(few_digits.train.inputs), num_classes=10, batch_size=33)
     units = units or network.sites[site]
     expected = literal_matrices(readouts[site], features_of(network, few_digits, site), few_digits.test.labels, units)
     assert expected.shape == (units, 10, 10)
@@ -95,7 +106,7 @@ def test_a_head_is_the_sum_of_its_nodes_and_all_units_add_up_to_the_logits(
     network: CCT, readouts: dict[str, Readout], few_digits: Dataset
 ) -> None:
     readout, site = readouts["block1.mha"], "block1.mha"
-    measured = measure(network, readouts, few_digits.test, Normalize(few_digits.train.images), num_classes=10)
+    measured = measure(network, readouts, few_digits.test, Normalize(few_digits.train.inputs), num_classes=10)
     nodes, heads = (fast_matrices(readout, measured.class_means[site], units) for units in (12, 3))
     assert_equal(heads, nodes.view(3, 4, 10, 10).sum(1))
     with torch.no_grad():
@@ -123,7 +134,7 @@ def test_under_other_poolings_a_unit_is_still_its_channels(
 ) -> None:
     """Both are linear in the features, so that silencing before and after the pooling are one."""
     readout, units = trained(network, few_digits, [site], pooling=pooling)[site], units or network.sites[site]
-    measured = measure(network, {site: readout}, few_digits.test, Normalize(few_digits.train.images), num_classes=10, batch_size=33)
+    measured = measure(network, {site: readout}, few_digits.test, Normalize(few_digits.train.inputs), num_classes=10, batch_size=33)
     features, labels = features_of(network, few_digits, site), few_digits.test.labels
     found = fast_matrices(readout, measured.class_means[site], units)
     assert_equal(found, silenced_in_the_features(readout, features, labels, units))
@@ -163,7 +174,7 @@ def test_the_mean_is_sequence_pooling_with_equal_scores() -> None:
 
 
 def test_flattened_readouts_train_in_bfloat16_as_in_float32(network: CCT, few_digits: Dataset) -> None:
-    recipe, normalize = ReadoutRecipe(epochs=20, batch_size=32, pooling="flat"), Normalize(few_digits.train.images)
+    recipe, normalize = ReadoutRecipe(epochs=20, batch_size=32, pooling="flat"), Normalize(few_digits.train.inputs)
     found = {}
     for precision in ("float32", "bfloat16"):
         augmentation = replace(RECIPE, precision=precision)
@@ -175,11 +186,11 @@ def test_flattened_readouts_train_in_bfloat16_as_in_float32(network: CCT, few_di
 
 
 def test_one_pass_measures_what_all_images_at_once_give(network: CCT, readouts: dict[str, Readout], few_digits: Dataset) -> None:
-    normalize = Normalize(few_digits.train.images)
+    normalize = Normalize(few_digits.train.inputs)
     measured = measure(network, readouts, few_digits.test, normalize, num_classes=10, batch_size=7)
     labels = few_digits.test.labels
     with torch.no_grad():
-        logits, features = network(normalize(few_digits.test.images), sites=SITES)
+        logits, features = network(normalize(few_digits.test.inputs), sites=SITES)
         torch.testing.assert_close(measured.logits, logits, atol=1e-6, rtol=1e-5)
         for site, readout in readouts.items():
             pooled = readout.pool(features[site]).double()
@@ -205,7 +216,7 @@ def test_readouts_of_other_sites_and_seeds_start_elsewhere(network: CCT, readout
 def test_training_readouts_learns_and_leaves_the_network_and_the_global_generator_alone(network: CCT, few_digits: Dataset) -> None:
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     state = torch.get_rng_state()
-    recipe, normalize = ReadoutRecipe(epochs=40, batch_size=32, lr=2e-2), Normalize(few_digits.train.images)
+    recipe, normalize = ReadoutRecipe(epochs=40, batch_size=32, lr=2e-2), Normalize(few_digits.train.inputs)
     readouts = train_readouts(network, few_digits, ["block2"], recipe, RECIPE, seed=0, progress=False)
     assert measure(network, readouts, few_digits.test, normalize, num_classes=10).readout_accuracy["block2"] > 0.2  # chance is 0.1
     assert torch.equal(torch.get_rng_state(), state)
@@ -223,9 +234,9 @@ def test_pooling_is_a_mean_of_tokens_weighted_by_a_softmax() -> None:
 
 def test_a_label_without_images_has_no_mean(network: CCT, readouts: dict[str, Readout], few_digits: Dataset) -> None:
     seen = few_digits.test.labels != 4
-    split = Split(few_digits.test.images[seen], few_digits.test.labels[seen])
-    with pytest.raises(ValueError, match="label 4 has no image"):
-        measure(network, readouts, split, Normalize(few_digits.train.images), num_classes=10)
+    split = Split(few_digits.test.inputs[seen], few_digits.test.labels[seen])
+    with pytest.raises(ValueError, match="label 4 has no input"):
+        measure(network, readouts, split, Normalize(few_digits.train.inputs), num_classes=10)
 
 
 def test_wrong_calls_are_refused_by_name(network: CCT, few_digits: Dataset) -> None:
@@ -233,7 +244,7 @@ def test_wrong_calls_are_refused_by_name(network: CCT, few_digits: Dataset) -> N
         trained(network, few_digits, [])
     with pytest.raises(ValueError, match="unknown site 'block7'"):
         trained(network, few_digits, ["block7"])
-    few = replace(few_digits, train=Split(few_digits.train.images[:20], few_digits.train.labels[:20]))
+    few = replace(few_digits, train=Split(few_digits.train.inputs[:20], few_digits.train.labels[:20]))
     with pytest.raises(ValueError, match="batch_size 32 exceeds the 20 training images"):
         trained(network, few, ["block1"])
     with pytest.raises(ValueError, match=r"tokens .* or maps"):

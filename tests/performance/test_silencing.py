@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from snp_lib.performance import SilencedFirst, group_units, jaccard, unit_matrices
+from snp_lib.performance import group_units, unit_matrices
 from snp_lib.performance.readout import TokenReadout
+from snp_lib.performance.silencing import SilencedFirst, jaccard
 
 
 @pytest.mark.parametrize("units", [12, 3, 1])

@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from test_pruning import ADAMW, CPU, SGD, network, sets_of
 
 from snp_lib.data import Dataset
-from snp_lib.models import CCT
-from snp_lib.pruning import Masks, andc, finetune, prune, shared_logits, shuffled
-from snp_lib.training import Recipe, Stopped, TrainingError, predict, train
-from snp_lib.training.augmentation import make_normalize
+from snp_lib.models.cct import CCT
+from snp_lib.pruning import finetune, prune, shared_logits
+from snp_lib.pruning.masks import Masks, andc, shuffled
+from snp_lib.training import Stopped
+from snp_lib.training.loop import TrainingError, predict, train
+from snp_lib.training.preparation import make_normalize
+from snp_lib.training.recipe import Recipe
+from tests.pruning.test_masks import ADAMW, CPU, SGD, network, sets_of
 
 MODEL = network(stochastic_depth=0.0, attention_dropout=0.0).to(memory_format=torch.channels_last)  # as a training runs it: the same bits
 
@@ -82,7 +85,7 @@ def test_dropout_acts_behind_the_shared_part_and_is_the_same_for_all(few_digits:
 
 @pytest.mark.parametrize("encoder", [1, 2])
 def test_shared_logits_are_those_of_each_network(encoder: int, few_digits: Dataset) -> None:
-    networks, normalize = pruned(two_arms(encoder)), make_normalize(ADAMW, few_digits.train.images)
+    networks, normalize = pruned(two_arms(encoder)), make_normalize(ADAMW, few_digits.train.inputs)
     found = shared_logits(MODEL, networks, few_digits.test, normalize, encoder=encoder, batch_size=32)
     for name, model in networks.items():
         torch.testing.assert_close(found[name], predict(model, few_digits.test, normalize), atol=1e-5, rtol=0)

@@ -12,35 +12,24 @@ import numpy as np
 import pytest
 import torch
 import twins
-from conftest import shortened, unchecked
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from safetensors import safe_open
+from shared import shortened, unchecked
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from snp_lib import data, making, store
+from snp_lib import data, experiments, store
 from snp_lib.data import Dataset, Split
-from snp_lib.models import CCT, create_model
+from snp_lib.models import create_model
+from snp_lib.models.cct import CCT
 from snp_lib.performance import binarize, diagonal_sets
-from snp_lib.pruning import (
-    BlockLinear,
-    Masks,
-    andc,
-    apply_masks,
-    block_permutation,
-    blocked,
-    compact,
-    density,
-    layers,
-    macs,
-    magnitude,
-    random_clusters,
-    random_sets,
-    shuffled,
-)
-from snp_lib.training import Recipe, Stopped, train
+from snp_lib.pruning import block_permutation, blocked, compact, macs
+from snp_lib.pruning.compact import BlockLinear
+from snp_lib.pruning.masks import Masks, andc, apply_masks, density, layers, magnitude, random_clusters, random_sets, shuffled
+from snp_lib.training import Stopped
 from snp_lib.training.checkpoint import CheckpointError
+from snp_lib.training.loop import train
+from snp_lib.training.recipe import Recipe
 
 CPU = torch.device("cpu")
 ADAMW = Recipe(epochs=2, batch_size=48, lr=5e-3, weight_decay=0.1, crop_padding=1, eval_every=2)
@@ -124,7 +113,7 @@ def test_one_encoder_alone() -> None:
 
 
 def test_a_larger_threshold_keeps_a_subset(smoke_run: store.Run) -> None:
-    model = making.initial_model(smoke_run.experiment, 10)
+    model = experiments.initial_model(smoke_run.experiment, 10)
     before = None
     for theta in (0.1, 0.3, 0.6, 0.9):
         masks = andc(sets_of_run(smoke_run, theta), model)
@@ -145,12 +134,12 @@ def test_no_test_label_reaches_a_decision(smoke_run: store.Run, tmp_path: Path, 
     def scrambled(*args: Any, **options: Any) -> Dataset:
         dataset = load(*args, **options)
         order = torch.randperm(len(dataset.test), generator=torch.Generator().manual_seed(0))
-        return replace(dataset, test=Split(dataset.test.images, dataset.test.labels[order]))
+        return replace(dataset, test=Split(dataset.test.inputs, dataset.test.labels[order]))
 
-    monkeypatch.setattr(data, "load", scrambled)
+    monkeypatch.setattr("snp_lib.data.load", scrambled)
     monkeypatch.setenv("SNP_RUNS_DIR", str(tmp_path))
     other = store.run(shortened(), device="cpu", progress=False)
-    model = making.initial_model(smoke_run.experiment, 10)
+    model = experiments.initial_model(smoke_run.experiment, 10)
     assert_same(andc(sets_of_run(other), model), andc(sets_of_run(smoke_run), model))
     with pytest.raises(AssertionError):  # those of the test split do differ: the test labels were scrambled
         assert_same(andc(sets_of_run(other, split="test"), model), andc(sets_of_run(smoke_run, split="test"), model))

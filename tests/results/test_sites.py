@@ -7,15 +7,27 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from snp_lib import plots, tables
+from snp_lib.book.claims import load_claims
+from snp_lib.book.reporting import Reported
 from snp_lib.performance import binarize, summarize
-from snp_lib.reporting import Reported, load_claims
+from snp_lib.results import families as fam
+from snp_lib.results.claims import claims_side_by_side, claims_table
+from snp_lib.results.families import head_statistics, side_by_side
+from snp_lib.results.heads import expert_agreement
+from snp_lib.results.sites import (
+    accuracy_while_training,
+    dealt_heads,
+    distributions,
+    per_run,
+    readout_accuracy,
+    shuffle_outputs,
+    site_statistics,
+    snr_rise,
+    training_history,
+)
 from snp_lib.store import Run
-from snp_lib.tables import readout_accuracy, shuffle_outputs, site_statistics, training_history
-from snp_lib.tables.sites import dealt_heads
 
 
 @pytest.fixture
@@ -95,7 +107,7 @@ def test_heads_of_nodes_dealt_anew_have_the_same_nodes_and_other_company(two_run
 
 
 def test_shares_of_heads_and_of_noise(two_runs: list[Run]) -> None:
-    table = tables.head_statistics(two_runs, thetas=(0.3, 0.5))
+    table = head_statistics(two_runs, thetas=(0.3, 0.5))
     row = table[(table.seed == 5) & (table.block == 3) & (table.theta == 0.5)].iloc[0]
     heads = summarize(two_runs[0].matrices("block3.mha", unit="head"), 0.5)
     assert row.share == pytest.approx(heads.diagonal.mean())  # heads that recognise a label, over four heads
@@ -105,21 +117,15 @@ def test_shares_of_heads_and_of_noise(two_runs: list[Run]) -> None:
 
 def test_families_stand_one_under_the_other(two_runs: list[Run]) -> None:
     families = {2: two_runs, 16: two_runs[:1]}
-    table = tables.side_by_side(families, tables.head_statistics, "heads", thetas=(0.4,))
+    table = side_by_side(families, head_statistics, "heads", thetas=(0.4,))
     assert table.groupby("heads").size().to_dict() == {2: 6, 16: 3}
-    reached = tables.side_by_side(families, tables.accuracies, "heads")
+    reached = side_by_side(families, fam.test_accuracy, "heads")
     assert reached.accuracy.tolist() == [two_runs[0].metrics["test_accuracy"]] * 3
     assert reached[["seed", "heads"]].to_numpy().tolist() == [[0, 2], [5, 2], [0, 16]]
-    rises = tables.rises(table)
+    rises = snr_rise(table)
     assert len(rises) == 3
     own = table[(table.heads == 2) & (table.seed == 5)].set_index("block").snr
-    assert tables.per_run(rises, two_runs, "rise", heads=2)[1] == own[3] / own[1]
-    figures = (
-        plots.shaded(table, "block", {"snr": "SNR"}, by="heads", name="{} heads", xlabel="encoder", color="red"),
-        plots.against_control(table, table, "heads", {"snr": "SNR", "share": "share"}, xlabel="heads", names=("a", "b")),
-        plots.points(reached, "heads", "accuracy", xlabel="heads", ylabel="accuracy"),
-    )
-    assert [len(figure.axes[0].lines) for figure in figures] == [2, 2, 2]
+    assert per_run(rises, two_runs, "rise", heads=2)[1] == own[3] / own[1]
 
 
 def test_histories_and_accuracies_in_long_form(two_runs: list[Run]) -> None:
@@ -132,7 +138,7 @@ def test_histories_and_accuracies_in_long_form(two_runs: list[Run]) -> None:
 
 
 def test_the_claims_table_keeps_the_order_asked_for_and_every_claim() -> None:
-    table = tables.claims_table(["D", "A"])
+    table = claims_table(["D", "A"])
     assert table.paper.drop_duplicates().tolist() == ["D", "A"]
     assert len(table) == sum(claim.paper in ("A", "D") for claim in load_claims().values())
     assert set(table.verdict) <= {"reproduced", "partly", "not reproduced", "not yet measured"}
@@ -141,23 +147,23 @@ def test_the_claims_table_keeps_the_order_asked_for_and_every_claim() -> None:
 def test_one_value_per_run_in_the_order_of_the_runs(two_runs: list[Run]) -> None:
     table = site_statistics(two_runs, kinds=("ff", "mha"), thetas=(0.3, 0.5))
     table.loc[table.seed == 5, "labels"] += 100
-    first, second = tables.per_run(table, two_runs[::-1], "labels", kind="ff", block=2, theta=0.5)
+    first, second = per_run(table, two_runs[::-1], "labels", kind="ff", block=2, theta=0.5)
     assert first == second + 100 == 100 + summarize(two_runs[0].matrices("block2.ff"), 0.5).labels_per_unit()
     with pytest.raises(
         ValueError, match=r"expected one row with .*'kind': 'ff'.* for each of the seeds \[0, 5\], got rows of \[0, 0, 5, 5\]"
     ):
-        tables.per_run(table, two_runs, "labels", kind="ff", block=2)
+        per_run(table, two_runs, "labels", kind="ff", block=2)
     with pytest.raises(ValueError, match=r"got rows of \[0, 5\]"):
-        tables.per_run(table, two_runs[:1], "labels", kind="ff", block=2, theta=0.5)
+        per_run(table, two_runs[:1], "labels", kind="ff", block=2, theta=0.5)
 
 
 def test_the_rise_is_last_over_first(two_runs: list[Run]) -> None:
     table = site_statistics(two_runs, kinds=("ff", "mha"), thetas=(0.3, 0.5))
-    rises = tables.rises(table)
+    rises = snr_rise(table)
     assert len(rises) == 2 * 2 * 2
     first, last = (summarize(two_runs[0].matrices(f"block{block}.ff"), 0.5).snr for block in (1, 3))
-    assert tables.per_run(rises, two_runs, "rise", kind="ff", theta=0.5).tolist() == [last / first] * 2
-    by_epoch = tables.rises(pd.concat([table.assign(epoch=epoch) for epoch in (0, 2)]))
+    assert per_run(rises, two_runs, "rise", kind="ff", theta=0.5).tolist() == [last / first] * 2
+    by_epoch = snr_rise(pd.concat([table.assign(epoch=epoch) for epoch in (0, 2)]))
     assert by_epoch.groupby("epoch").size().tolist() == [8, 8]
 
 
@@ -169,8 +175,8 @@ def test_claims_of_two_experiments_side_by_side(monkeypatch: pytest.MonkeyPatch)
         )
         return [{"claim": claim, "reported": number if claim.id in measured else None} for claim in load_claims().values()]
 
-    monkeypatch.setattr("snp_lib.tables.claims.scoreboard", board)
-    table = tables.claims_side_by_side(["A"], {"photographs": "cct", "petals": "flowers"})
+    monkeypatch.setattr("snp_lib.results.claims.scoreboard", board)
+    table = claims_side_by_side(["A"], {"photographs": "cct", "petals": "flowers"})
     assert list(table.columns) == ["claim", "photographs", "photographs: verdict", "petals", "petals: verdict"]
     assert table.claim.tolist() == [load_claims()[name].statement for name in ("A.clusters-small", "A.snr-rises-ff")]
     assert table["petals"].tolist() == ["", "1.5 ± 0.25 (n = 2, small)"]
@@ -178,7 +184,7 @@ def test_claims_of_two_experiments_side_by_side(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_single_seed_agrees_with_nobody(two_runs: list[Run]) -> None:
-    alone, both = (tables.expert_agreement(runs) for runs in (two_runs[:1], two_runs))
+    alone, both = (expert_agreement(runs) for runs in (two_runs[:1], two_runs))
     assert len(alone) == 0
     assert list(alone.columns) == list(both.columns)
     assert (both.same == 1).all()
@@ -187,5 +193,33 @@ def test_a_single_seed_agrees_with_nobody(two_runs: list[Run]) -> None:
 def test_rises_are_those_of_each_network_over_its_own_encoders() -> None:
     snr = {"deep": {1: 2.0, 2: 9.0, 3: 3.0}, "short": {2: 4.0, 1: 2.0}}  # in whatever order
     rows = [{"seed": 0, "kind": "mha", "network": name, "block": b, "snr": v} for name, of in snr.items() for b, v in of.items()]
-    found = tables.rises(pd.DataFrame(rows)).set_index("network").rise
+    found = snr_rise(pd.DataFrame(rows)).set_index("network").rise
     assert found.to_dict() == {"deep": 1.5, "short": 2.0}
+
+
+def test_accuracy_while_training_has_a_row_for_each_kind_of_images(two_runs: list[Run]) -> None:
+    table = accuracy_while_training(two_runs)
+    assert len(table) == 2 * 2 * 2  # runs, epochs, kinds of images
+    history = two_runs[1].history
+    augmented = table[(table.seed == 5) & (table.images == "training images, augmented")]
+    assert augmented.percent.tolist() == [100 * row["train_accuracy"] for row in history]
+    tested = table[(table.seed == 5) & (table.images == "test images")]
+    assert tested.percent.tolist() == [100 * row["test_accuracy"] for row in history]
+
+
+def test_distributions_hold_every_node_and_every_cluster_of_all_runs(two_runs: list[Run]) -> None:
+    values = distributions(two_runs, {"first": "block1.ff", "last": "block3.ff"}, theta=0.4)
+    summary = summarize(two_runs[0].matrices("block3.ff"), 0.4)
+    assert [list(groups) for groups in values.values()] == [["first", "last"]] * 3
+    assert values["labels per node"]["last"].tolist() == summary.labels_of_unit.tolist() * 2
+    assert values["noise per node"]["last"].tolist() == summary.noise.tolist() * 2
+    sizes = [len(cluster) for clusters in summary.clusters for cluster in clusters]
+    assert sorted(values["labels per cluster"]["last"].tolist()) == sorted(sizes * 2)
+
+
+def test_a_rise_is_told_apart_by_any_column_and_never_by_none() -> None:
+    rows = [{"seed": 0, "kind": "mha", "dropout": d, "block": b, "snr": d * b} for d in (1.0, 2.0) for b in (1, 2)]
+    table = pd.DataFrame(rows)
+    assert snr_rise(table)[["dropout", "rise"]].to_numpy().tolist() == [[1.0, 2.0], [2.0, 2.0]]
+    with pytest.raises(ValueError, match="several rows of one encoder agree in seed, kind"):
+        snr_rise(table.drop(columns="dropout"))

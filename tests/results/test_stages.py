@@ -5,61 +5,78 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import shortened
+from shared import shortened
 
-from snp_lib import plots, sharpening, stages, store, tables
-from snp_lib.store import Run
+from snp_lib import store
+from snp_lib.performance import summarize
+from snp_lib.results import measure
+from snp_lib.results.sites import site_statistics, snr_rise
+from snp_lib.results.stages import (
+    STATISTICS,
+    SilencedNodes,
+    Stage,
+    learned_rise,
+    matrices_at,
+    silencing,
+    smallest,
+    statistics_at_stages,
+    statistics_by_readout,
+)
+from snp_lib.store import Run, StoreError
 
 
-@pytest.fixture(scope="module")
-def run_with_stages(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SNP_RUNS_DIR", str(tmp_path_factory.mktemp("sharpening")))
-        return store.run(replace(shortened("sharpening"), snapshots=(1,)), device="cpu", progress=False)
+def test_a_table_trains_nothing_and_says_what_to_run(staged: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SNP_RUNS_DIR", str(tmp_path))
+    with pytest.raises(StoreError, match="`snp measure staged --scale smoke --seeds 0 --what stages`"):
+        statistics_at_stages([staged])
 
 
-@pytest.fixture
-def run(run_with_stages: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Its measurements are kept beside it, and no record is in reach."""
-    monkeypatch.setenv("SNP_RUNS_DIR", str(run_with_stages.path.parent))
-    monkeypatch.setattr(store, "RECORDS", tmp_path / "records")
-    return run_with_stages
-
-
-def test_every_stage_of_the_run_is_there_and_its_end_is_the_run_itself(run: Run) -> None:
-    table = sharpening.statistics_at_stages([run], thetas=(0.3, 0.5), device="cpu")
+def test_every_stage_of_the_run_is_there_and_its_end_is_the_run_itself(staged: Run) -> None:
+    measure([staged], "stages", device="cpu", progress=False)
+    table = statistics_at_stages([staged], thetas=(0.3, 0.5))
     assert table.epoch.drop_duplicates().tolist() == [0, 1, 2]
-    assert len(table) == 3 * len(run.sites) * 2
-    last, whole = table[table.epoch == 2], tables.site_statistics([run], thetas=(0.3, 0.5))
-    shared = ["seed", "block", "kind", "theta", *stages.STATISTICS]
+    assert len(table) == 3 * len(staged.sites) * 2
+    last, whole = table[table.epoch == 2], site_statistics([staged], thetas=(0.3, 0.5))
+    shared = ["seed", "block", "kind", "theta", *STATISTICS]
     pd.testing.assert_frame_equal(last[shared].reset_index(drop=True), whole[shared])
-    assert last[last.theta == 0.5].accuracy.tolist() == [run.metrics["readout_accuracy"][site] for site in run.sites]
-    early = stages.stage(run, 1, device="cpu")
+    assert last[last.theta == 0.5].accuracy.tolist() == [staged.metrics["readout_accuracy"][site] for site in staged.sites]
+    early = Stage(epoch=1).read(staged)
     row = table[(table.epoch == 1) & (table.block == 2) & (table.kind == "mha") & (table.theta == 0.5)].iloc[0]
-    assert row[list(stages.STATISTICS)].to_numpy(float).tolist() == early["statistics"][4, 3].tolist()
+    assert row[list(STATISTICS)].to_numpy(float).tolist() == early["statistics"][4, 3].tolist()
     assert row.accuracy == early["readout_accuracy"][4]
     with pytest.raises(ValueError, match="stages are kept for"):
-        sharpening.statistics_at_stages([run], thetas=[0.33], device="cpu")
+        statistics_at_stages([staged], thetas=[0.33])
 
 
-def test_all_readouts_before_and_after_the_training(run: Run) -> None:
-    table = sharpening.statistics_by_readout([run], device="cpu")
-    assert len(table) == 3 * 2 * len(run.sites)
+def test_the_untrained_control_keeps_what_its_matrices_are_made_of(staged: Run) -> None:
+    arrays = Stage(epoch=0).make(staged, device="cpu", progress=False)
+    for s, (site, nodes) in enumerate(staged.sites.items()):
+        averages = summarize(matrices_at(arrays, site, nodes), 0.3).averages()
+        expected = dict(zip(STATISTICS, arrays["statistics"][s, 1], strict=True))
+        assert {name: averages[name] for name in STATISTICS} == pytest.approx(expected, rel=0.05)  # kept in half precision
+    with pytest.raises(ValueError, match=r"keeps no class means of block1\.mha"):
+        matrices_at(Stage(epoch=1).make(staged, device="cpu", progress=False), "block1.mha", 48)
+
+
+def test_all_readouts_before_and_after_the_training(staged: Run) -> None:
+    measure([staged], "stages", "readouts", device="cpu", progress=False)
+    table = statistics_by_readout([staged])
+    assert len(table) == 3 * 2 * len(staged.sites)
     for name, pooling in (("mean pooling", "mean"), ("flattened", "flat")):
         rows = table[(table.readout == name) & (table.epoch == 2)]
-        assert rows.accuracy.tolist() == stages.stage(run, 2, pooling, device="cpu")["readout_accuracy"].tolist()  # type: ignore[arg-type]
+        assert rows.accuracy.tolist() == Stage(epoch=2, pooling=pooling).read(staged)["readout_accuracy"].tolist()  # type: ignore[arg-type]
 
 
-def test_both_ways_of_silencing_stand_side_by_side(run: Run) -> None:
-    table = sharpening.silencing([run], thetas=[0.4], device="cpu")
-    found = stages.silenced_first(run, device="cpu")
+def test_both_ways_of_silencing_stand_side_by_side(staged: Run) -> None:
+    measure([staged], "silencing", device="cpu", progress=False)
+    table = silencing([staged], thetas=[0.4])
+    found = SilencedNodes().read(staged)
     for way, name, accuracy in (("after the pooling", "after", "readout_accuracy"), ("before the pooling", "statistics", "accuracy")):
         rows = table[table.silenced == way]
-        np.testing.assert_array_equal(rows[list(stages.STATISTICS)], found[name][:, 2])
+        np.testing.assert_array_equal(rows[list(STATISTICS)], found[name][:, 2])
         assert rows.accuracy.tolist() == found[accuracy].tolist()
         assert rows.jaccard.tolist() == found["jaccard"][:, 2].tolist()
 
@@ -73,9 +90,9 @@ def made_up() -> pd.DataFrame:
 
 def test_rises_and_what_of_them_is_learned() -> None:
     table, runs = made_up(), [store.Run(replace(shortened(seed=s)), Path(), {}) for s in (1, 0)]
-    rises = tables.rises(table)
+    rises = snr_rise(table)
     assert len(rises) == 2 * 3 * 2 * 2 * 2
-    learned = sharpening.learned(rises)
+    learned = learned_rise(rises)
     assert len(learned) == 2 * 2 * 2 * 2
 
     def snr(epoch: int, block: int, **place: float | str) -> float:
@@ -85,23 +102,7 @@ def test_rises_and_what_of_them_is_learned() -> None:
     for row in learned.itertuples():
         place = {"seed": row.seed, "kind": row.kind, "theta": row.theta, "readout": row.readout}
         assert row.learned == pytest.approx(snr(9, 3, **place) / snr(9, 1, **place) - snr(0, 3, **place) / snr(0, 1, **place))
-    found = sharpening.smallest(learned, "learned", runs, "ff")
+    found = smallest(learned, "learned", runs, "ff")
     assert found == [learned[(learned.kind == "ff") & (learned.seed == s)].learned.min() for s in (1, 0)]
     learned.loc[(learned.kind == "ff") & (learned.seed == 1) & (learned.theta == 0.3), "learned"] = np.nan
-    assert np.isnan(sharpening.smallest(learned, "learned", runs, "ff")).tolist() == [True, False]
-
-
-def test_figures_draw_every_row() -> None:
-    table = made_up()
-    one = table[(table.theta == 0.2) & (table.readout == "a")]
-    ends = one[one.epoch != 1]
-    figure = plots.trained_and_untrained(ends, {"snr": "SNR", "accuracy": "accuracy"}, kinds=("mha", "ff"))
-    assert [len(axis.lines) for axis in figure.axes] == [2] * 4
-    trained = one[(one.kind == "ff") & (one.epoch == 9)].groupby("block").snr.mean()
-    np.testing.assert_allclose(figure.axes[1].lines[0].get_ydata(), trained)
-    figure = plots.by_kind(one, "epoch", "snr", kinds=("mha", "ff"), xlabel="x", ylabel="y", at=1)
-    assert len(figure.axes[0].lines) == 2 + 1  # one per kind, and the line to compare with
-    figure = plots.along_blocks_by(table[table.theta == 0.2], "snr", "readout", kinds=("mha", "ff"), ylabel="y")
-    assert [len(axis.lines) for axis in figure.axes] == [2 * 2] * 2  # readouts, trained and untrained
-    np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), one[(one.kind == "mha") & (one.epoch == 9)].groupby("block").snr.mean())
-    plt.close("all")
+    assert np.isnan(smallest(learned, "learned", runs, "ff")).tolist() == [True, False]

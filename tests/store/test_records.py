@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import shortened
+from shared import shortened
 
-from snp_lib import cli, experiments, recording, store, transport
+from snp_lib import cli, experiments, store
+from snp_lib.performance import readout
+from snp_lib.store import transport, upkeep
+from snp_lib.store.records import make_set
 from snp_lib.training import Stopped
 
 
@@ -24,16 +28,16 @@ def short_set(own_folders: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_set_is_recorded_in_its_order(short_set: Path) -> None:
-    found = list(recording.record_set("cct", "smoke", budget=600, device="cpu", progress=False))
+    found = list(make_set("cct", "smoke", budget=600, device="cpu", progress=False))
     assert [finished.experiment.seed for finished, _ in found] == [1, 0]
     assert [path for _, path in found] == [short_set / "records" / "cct-smoke-s1", short_set / "records" / "cct-smoke-s0"]
     for _, path in found:
-        transport.verify(path)
+        assert upkeep.verify(path).startswith("test accuracy ")
 
 
 def test_the_budget_leaves_whole_records_only_and_the_rest_goes_on(short_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now, packed = time.monotonic, short_set / "packed"
-    made = recording.record_set("cct", "smoke", budget=1e6, device="cpu", to=packed, progress=False)
+    made = make_set("cct", "smoke", budget=1e6, device="cpu", to=packed, progress=False)
     next(made)
     monkeypatch.setattr(time, "monotonic", lambda: now() + 2e6)  # the budget is used up after the first run
     with pytest.raises(Stopped, match="stopped by its time limit after 0 of 2 epochs"):
@@ -42,56 +46,56 @@ def test_the_budget_leaves_whole_records_only_and_the_rest_goes_on(short_set: Pa
     assert not (short_set / "records").exists()
     assert (short_set / "runs" / ".partial" / "cct-smoke-s0" / "checkpoint.safetensors").exists()
     monkeypatch.setattr(time, "monotonic", now)
-    found = list(recording.record_set("cct", "smoke", budget=600, device="cpu", to=packed, progress=False))
+    found = list(make_set("cct", "smoke", budget=600, device="cpu", to=packed, progress=False))
     assert sorted(path.name for _, path in found) == ["cct-smoke-s0.snprun", "cct-smoke-s1.snprun"]
 
 
 def test_a_run_of_an_older_definition_is_made_again(short_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(experiments.SETS, "cct", (("cct", 0),))
-    ((first, _),) = recording.record_set("cct", "smoke", budget=600, device="cpu", progress=False)
+    ((first, _),) = make_set("cct", "smoke", budget=600, device="cpu", progress=False)
     entry = experiments.CATALOGUE["cct"]
 
     def changed(scale: experiments.Scale, seed: int) -> experiments.Experiment:
-        return entry.build(scale, seed).vary("cct", readout=experiments.ReadoutRecipe(epochs=1, batch_size=64))
+        return entry.build(scale, seed).vary("cct", readout=readout.ReadoutRecipe(epochs=1, batch_size=64))
 
     monkeypatch.setitem(experiments.CATALOGUE, "cct", replace(entry, build=changed))
-    ((second, path),) = recording.record_set("cct", "smoke", budget=600, device="cpu", progress=False)
+    ((second, path),) = make_set("cct", "smoke", budget=600, device="cpu", progress=False)
     assert second.experiment.hash != first.experiment.hash
     assert store.read(path).record == second.record
 
 
 def test_a_newer_run_is_not_replaced_unasked(short_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ((finished, _), _) = recording.record_set("cct", "smoke", budget=600, device="cpu", progress=False)
+    ((finished, _), _) = make_set("cct", "smoke", budget=600, device="cpu", progress=False)
     manifest = finished.path / "manifest.json"
     newer = manifest.read_text().replace('"snp-run-1"', '"snp-run-9"')
     manifest.write_text(newer)
     with pytest.raises(store.StoreError, match=r"newer than 'snp-run-1'.*Update snp_lib here"):
-        list(recording.record_set("cct", "smoke", budget=600, device="cpu", progress=False))
+        list(make_set("cct", "smoke", budget=600, device="cpu", progress=False))
     assert manifest.read_text() == newer
 
 
 def test_the_command_records_a_set_and_says_when_the_budget_ended(
     short_set: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert cli.main(["record", "--set", "cct", "--scale", "smoke", "--budget", "0.001s", "--device", "cpu"]) == 3
+    assert cli.main(["make", "cct", "--scale", "smoke", "--budget", "0.001s", "--device", "cpu"]) == 3
     assert "stopped by its time limit" in capsys.readouterr().err
     assert not (short_set / "records").exists()
-    assert cli.main(["record", "--set", "cct", "--scale", "smoke", "--budget", "2h", "--device", "cpu"]) == 0
+    packed = short_set / "packed"
+    assert cli.main(["make", "cct", "--scale", "smoke", "--budget", "2h", "--device", "cpu", "--to", str(packed), "--weights"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["cct-smoke-s1", "cct-smoke-s0"]
+    assert not (short_set / "records").exists()
+    shutil.rmtree(short_set / "runs")
+    assert transport.unpack(packed / "cct-smoke-s0.snprun").readouts()
     assert cli.main(["train", "cct", "--scale", "smoke", "--seeds", "2", "--time-limit", "0.001s"]) == 3
 
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["record"], "name an EXPERIMENT or a --set NAME, not both"),
-        (["record", "cct", "--set", "cct"], "name an EXPERIMENT or a --set NAME, not both"),
-        (["record", "--set", "cct", "--seeds", "1"], "--seeds goes with an EXPERIMENT"),
-        (["record", "cct", "--budget", "9m"], "--budget goes with --set NAME"),
-        (["record", "cct", "--compile"], "--compile goes with --set NAME"),
-        (["record", "--set", "cct", "--weights", "--to", "x"], "--weights goes with an EXPERIMENT"),
-        (["record", "--set", "cct", "--budget", "9"], "expected a time such as 30s, 9m or 2h, got '9'"),
+        (["make", "cct", "--weights"], "--weights goes with --to DIR"),
+        (["make", "nothing"], "unknown set 'nothing'; there are cct"),
+        (["make", "cct", "--budget", "9"], "expected a time such as 30s, 9m or 2h, got '9'"),
         (["train", "cct", "--time-limit", "0m"], "expected a time such as 30s, 9m or 2h, got '0m'"),
     ],
 )

@@ -1,14 +1,11 @@
-"""Transport files: equal runs are equal bytes, and whatever is not the run that was packed is refused, nothing written."""
+"""Transport files: a run arrives with its measurements and loses nothing; whatever was not packed is refused, nothing written."""
 
 from __future__ import annotations
 
-import hashlib
 import io
-import itertools
 import json
 import os
 import shutil
-import stat
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,45 +14,46 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import shortened, unchecked
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
+from safetensors.torch import load_file, save
+from shared import shortened, unchecked
 
-from snp_lib import cli, contents, experiments, store, transport
-from snp_lib.store import Run, StoreError
+from snp_lib import cli, experiments, store
+from snp_lib.experiments import Experiment
+from snp_lib.store import OutdatedError, Run, StoreError, derived, transport, weights
+from snp_lib.store.manifest import seal
 
 ID = "cct-test-smoke-s0"
+OPTIONS = {"theta": 0.3}
 Members = dict[str, bytes]
-shared = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])  # a refusal leaves the folder as it was
 
 
 @pytest.fixture
-def packed(catalogue: Path, smoke_run: Run) -> Path:
-    """The shared run, packed without its weights."""
-    return transport.pack(smoke_run, catalogue)
+def source(catalogue: Path, smoke_run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The shared run with one measurement, in a place that is packed from; what arrives goes elsewhere."""
+    monkeypatch.setenv("SNP_RUNS_DIR", str(catalogue / "source"))
+    run = replace(smoke_run, path=Path(shutil.copytree(smoke_run.path, catalogue / "source" / ID)))
+    derived.derived(run, "count", OPTIONS, lambda: {"x": np.arange(5)})
+    return run
 
 
 @pytest.fixture
-def here(packed: Path, smoke_run: Run) -> Path:
-    """Another run of the same id already stands among the runs, marked by a byte at the end of its manifest."""
-    target = packed.parent / "runs" / ID
-    shutil.copytree(smoke_run.path, target)
-    (target / "manifest.json").write_bytes((target / "manifest.json").read_bytes() + b"\n")
-    return target
+def packed(source: Run, catalogue: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file; from now on there are no runs and no records."""
+    path = transport.pack(source, catalogue / "packed")
+    monkeypatch.setenv("SNP_RUNS_DIR", str(catalogue / "runs"))
+    return path
+
+
+def pack(run: Run, target: Path, **options: Any) -> Path:
+    """The file, made where the run and its measurements are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SNP_RUNS_DIR", str(run.path.parent))
+        return transport.pack(run, target, **options)
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else b"" for p in folder.rglob("*")}
-
-
-def refused(path: Path, *messages: str, **options: Any) -> None:
-    """The file is refused by a message that names it and holds these, and nothing on disk changes."""
-    before = tree(path.parent)
-    with pytest.raises(StoreError) as error:
-        transport.unpack(path, **options)
-    for message in (str(path), *messages):
-        assert message in str(error.value)
-    assert tree(path.parent) == before
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else b"" for p in folder.rglob("*") if ".locks" not in p.parts}
 
 
 def members_of(path: Path) -> Members:
@@ -63,140 +61,90 @@ def members_of(path: Path) -> Members:
         return {name: file.read(name) for name in file.namelist() if name != transport.MARKER}
 
 
-def forge(path: Path, *, arrays: bytes | None = None, change: Callable[[dict[str, Any]], object] | None = None) -> None:
-    """Pack altered contents with every SHA-256 made to agree, as a careful forger would."""
-    members = members_of(path)
-    manifest = json.loads(members["manifest.json"])
-    if arrays is not None:
-        members["arrays.npz"] = arrays
-        manifest["files"]["arrays.npz"] = hashlib.sha256(arrays).hexdigest()
-    if change is not None:
-        change(manifest)
-    path.write_bytes(transport._zip(members | {"manifest.json": json.dumps(manifest).encode()}))
+def refused(path: Path, *messages: str, **options: Any) -> None:
+    """The file is refused by a message that names it and holds these, and nothing on disk changes."""
+    before = {name: content for name, content in tree(path.parent.parent).items() if name not in ("runs", "records")}
+    with pytest.raises(StoreError) as error:
+        transport.unpack(path, **options)
+    for message in (str(path), *messages):
+        assert message in str(error.value)
+    assert ".import-" not in str(error.value)
+    assert {name: content for name, content in tree(path.parent.parent).items() if name not in ("runs", "records")} == before
 
 
-def npz(arrays: dict[str, np.ndarray]) -> bytes:
-    stream = io.BytesIO()
-    np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
-    return stream.getvalue()
-
-
-def rezip(path: Path, edit: Callable[[zipfile.ZipInfo], object], extra: tuple[str, ...] = ()) -> None:
-    """Write the file anew with each entry edited, and these further members."""
-    with zipfile.ZipFile(path) as file:
-        parts = [(info, file.read(info)) for info in file.infolist()]
-    with zipfile.ZipFile(path, "w") as file:
-        for info, content in parts:
-            edit(info)
-            file.writestr(info, content, compress_type=info.compress_type)
-        for name in extra:
-            file.writestr(name, b"x")
-
-
-@pytest.mark.parametrize("weights", [False, True])
-def test_a_run_travels_without_losing_a_byte(weights: bool, packed: Path, smoke_run: Run) -> None:
-    path = transport.pack(smoke_run, packed.parent / "deep" / "er", weights=weights)
+@pytest.mark.parametrize("halved", [False, True])
+def test_a_run_arrives_with_what_was_measured_of_it(halved: bool, source: Run, packed: Path) -> None:
+    path = pack(source, packed.parent / "deep" / "er", weights=halved)
+    again = pack(source, packed.parent, weights=halved)
     assert [p.name for p in path.parent.iterdir()] == [f"{ID}.snprun"]
-    assert transport.verify(path) == smoke_run.manifest
+    assert path.read_bytes() == again.read_bytes()
+    assert transport.check(path).manifest == source.manifest
     arrived = transport.unpack(path)
-    assert arrived.path == packed.parent / "runs" / ID
-    assert tree(arrived.path) == {k: v for k, v in tree(smoke_run.path).items() if weights or k != "weights.safetensors"}
-    assert [p.name for p in arrived.path.parent.iterdir() if p.name != ".locks"] == [ID]
-    assert store.find(shortened()) == arrived
-    assert transport.pack(arrived, packed.parent / "back", weights=weights).read_bytes() == path.read_bytes()
+    assert arrived == store.find(shortened())
+    kept = ("manifest.json", "arrays.npz")
+    assert sorted(tree(arrived.path)) == sorted([*kept, weights.HALF] if halved else kept)
+    assert all((arrived.path / name).read_bytes() == (source.path / name).read_bytes() for name in kept)
+    assert derived.derived(arrived, "count", OPTIONS, dict)["x"].tolist() == [0, 1, 2, 3, 4]
+    assert sorted(p.name for p in arrived.path.parent.iterdir() if p.name != ".locks") == [ID, "derived"]
+    if halved:
+        np.testing.assert_allclose(arrived.network().classifier.weight.detach(), source.network().classifier.weight.detach(), atol=1e-3)
+        assert pack(arrived, packed.parent, weights=True).read_bytes() == path.read_bytes()
+    else:
+        with pytest.raises(StoreError, match=r"holds no weights.safetensors"):
+            pack(arrived, packed.parent, weights=True)
 
 
-def test_equal_runs_are_equal_bytes_whatever_the_machine() -> None:
-    """The layout is fixed to the byte, so that a file packed elsewhere is not taken for a damaged one."""
-    data = transport._zip({"manifest.json": b"{}\n", "arrays.npz": b"abc"})
-    assert len(data) == 545
-    assert hashlib.sha256(data).hexdigest() == "35b5b34ca98a299e955aa9a9f6cf7afa39ab671f050d81199f8d2992dd81e123"
+def test_a_record_comes_without_weights(source: Run, packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = pack(source, packed.parent, weights=True)
+    records = packed.parent.parent / "records"
+    assert transport.unpack(path, to="records").path == records / ID
+    assert sorted(tree(records)) == [ID, f"{ID}/arrays.npz", f"{ID}/manifest.json", "derived", *(
+        f"derived/{ID}{name}" for name in ("", "/count.json", "/count.npz"))]  # fmt: skip
+    monkeypatch.setattr("snp_lib.store.runs.RECORD_LIMIT", 1000)
+    refused(path, "a record may take 1,000. Keep it among your runs", to="records")
+    with unchecked(), pytest.raises(ValueError, match="a run goes to runs or records, got 'home'"):
+        transport.unpack(packed, to="home")  # type: ignore[arg-type]
 
 
-def test_a_record_comes_without_weights(packed: Path, smoke_run: Run) -> None:
-    path = transport.pack(smoke_run, packed.parent, weights=True)
-    assert transport.unpack(path, to="records").path == packed.parent / "records" / ID
-    assert sorted(tree(packed.parent / "records" / ID)) == ["arrays.npz", "manifest.json"]
-    assert not (packed.parent / "runs" / ID).exists()
-    with pytest.raises(StoreError, match="has no weights: records come without"):
-        transport.pack(store.read(packed.parent / "records" / ID), packed.parent, weights=True)
+def older(path: Path, *, weights: bytes | None = None, change: Callable[[dict[str, Any]], object] = lambda manifest: None) -> Path:
+    """The file as the first format had it, from before digests."""
+    members = {name: content for name, content in members_of(path).items() if not name.startswith("derived/")}
+    manifest = {k: v for k, v in json.loads(members["manifest.json"]).items() if k not in ("digest", "model")}
+    change(manifest)
+    members["manifest.json"] = json.dumps(manifest, indent=1).encode() + b"\n"
+    if weights is not None:
+        members["weights.safetensors"] = weights
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transport, "FORMAT", transport.OLDER)
+        path.write_bytes(transport._zip(members))
+    return path
 
 
-def test_packing_refuses_what_no_reader_could_take(catalogue: Path, smoke_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = catalogue / "runs" / ID
-    shutil.copytree(smoke_run.path, target)
-    with monkeypatch.context() as patch:
-        patch.setitem(transport.LIMITS, "arrays.npz", 1000)
-        with pytest.raises(StoreError, match=r"arrays.npz is compressed or takes more than 1,000 bytes"):
-            transport.pack(store.read(target), catalogue / "out")
-    with monkeypatch.context() as patch:
-        patch.delitem(experiments.CATALOGUE, "cct-test")
-        with pytest.raises(StoreError, match=r"this catalogue does not have: unknown experiment 'cct-test'"):
-            transport.pack(smoke_run, catalogue / "out")
-    (target / "arrays.npz").write_bytes(b"other")
-    with pytest.raises(StoreError, match=r"arrays.npz is damaged"):
-        transport.pack(Run(smoke_run.experiment, target, smoke_run.manifest), catalogue / "out")
-    assert not (catalogue / "out").exists()
+def test_files_of_the_first_format_are_read_and_get_their_digest(source: Run, packed: Path) -> None:
+    content = (source.path / "weights.safetensors").read_bytes()
+    arrived = transport.unpack(older(packed, weights=content))
+    assert tree(arrived.path) == tree(source.path)
+    assert store.read(arrived.path).manifest == source.manifest
 
 
-@shared
-@given(share=st.floats(0, 1, exclude_max=True))
-def test_a_file_cut_off_anywhere_is_refused(share: float, here: Path, packed: Path) -> None:
-    cut = packed.with_name("cut.snprun")
-    whole = packed.read_bytes()
-    cut.write_bytes(whole[: int(share * len(whole))])
-    refused(cut, "Copy it again", replace=True)
+def test_weights_are_looked_into(source: Run, packed: Path) -> None:
+    tensors = load_file(source.path / "weights.safetensors")
+    tensors["model.classifier.bias"][0] = float("nan")
 
+    def vouched(content: bytes) -> Path:
+        digest = transport._digest(content)
+        return older(packed, weights=content, change=lambda m: m["files"].update({"weights.safetensors": digest}))
 
-@shared
-@given(share=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
-def test_a_changed_byte_anywhere_is_refused(share: float, flip: int, here: Path, packed: Path) -> None:
-    changed = packed.with_name("changed.snprun")
-    data = bytearray(packed.read_bytes())
-    data[int(share * len(data))] ^= flip
-    changed.write_bytes(data)
-    refused(changed, "Copy it again", replace=True)
-
-
-def test_a_changed_bit_of_the_zip_directory_and_of_every_header_is_refused(packed: Path) -> None:
-    whole = packed.read_bytes()
-    with zipfile.ZipFile(packed) as file:
-        headers = [range(info.header_offset, info.header_offset + 30 + len(info.filename)) for info in file.infolist()]
-        offsets = [n for header in headers for n in header] + list(range(file.start_dir, len(whole)))
-    assert len(offsets) == 318
-    before = tree(packed.parent)
-    for offset, bit in itertools.product(offsets, range(8)):
-        data = bytearray(whole)
-        data[offset] ^= 1 << bit
-        with pytest.raises(StoreError, match="Copy it again"):
-            transport._open(bytes(data), packed)
-    assert tree(packed.parent) == before
-
-
-def test_bytes_before_behind_and_between_are_refused(packed: Path) -> None:
-    whole = packed.read_bytes()
-    for data in (b"#!/bin/sh\n" + whole, whole + b"\0", whole + whole):
-        packed.write_bytes(data)
-        refused(packed, "Copy it again")
-
-
-def test_what_is_no_plain_file_is_refused(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    refused(packed.with_name("nothing.snprun"), "cannot read", "snp record")
-    os.mkfifo(packed.with_name("pipe.snprun"))
-    with pytest.raises(StoreError, match=r"pipe.snprun: no plain file"):
-        transport.verify(packed.with_name("pipe.snprun"))
-    packed.with_name("text.snprun").write_text("no zip")
-    refused(packed.with_name("text.snprun"), "no transport file: File is not a zip file")
-    monkeypatch.setattr(transport, "LIMITS", dict.fromkeys(transport.LIMITS, 10))
-    refused(packed, "no plain file of at most 40 bytes")
+    refused(vouched(b"garbage"), "weights.safetensors: it is no file of tensors")
+    refused(vouched(save(tensors)), "'model.classifier.bias' holds numbers that are not finite")
 
 
 @pytest.mark.parametrize(
     ("format", "message"),
     [
-        ("snp-transport-2", "newer than 'snp-transport-1', which this version reads. Update snp_lib here."),
-        ("snp-transport-0", "older than 'snp-transport-1', which this version reads. Make it again with an up-to-date snp_lib."),
-        ("holiday-pictures-1", "has format 'holiday-pictures-1'; this version reads 'snp-transport-1'"),
+        ("snp-transport-3", "newer than 'snp-transport-2', which this version reads. Update snp_lib here."),
+        ("snp-transport-0", "older than 'snp-transport-2', which this version reads. Make it again with an up-to-date snp_lib."),
+        ("holiday-pictures-1", "has format 'holiday-pictures-1'; this version reads 'snp-transport-2'"),
     ],
 )
 def test_another_version_says_which_side_is_newer(format: str, message: str, packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,247 +155,237 @@ def test_another_version_says_which_side_is_newer(format: str, message: str, pac
     refused(packed, message)
 
 
-def test_another_version_of_the_manifest_says_which_side_is_newer(packed: Path) -> None:
-    forge(packed, change=lambda m: m.update(format="snp-run-2"))
-    refused(packed, "has format 'snp-run-2', newer than 'snp-run-1'")
-    forge(packed, change=lambda m: m.update(format=["snp-run-1"]))
-    refused(packed, "has format ['snp-run-1']")
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])  # a refusal leaves the folder as it was
+@given(share=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_changed_bit_never_arrives(share: float, bit: int, source: Run, packed: Path) -> None:
+    """A zip has bits that say nothing, such as a date; what arrives is what was packed, or nothing is."""
+    changed = packed.with_name("changed.snprun")
+    data = bytearray(packed.read_bytes())
+    data[int(share * len(data))] ^= 1 << bit
+    changed.write_bytes(data)
+    try:
+        assert transport.check(changed).manifest == source.manifest
+    except StoreError as error:
+        assert str(changed) in str(error)  # noqa: PT017
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(share=st.floats(0, 1, exclude_max=True))
+def test_a_file_cut_off_anywhere_is_refused(share: float, packed: Path) -> None:
+    cut, whole = packed.with_name("cut.snprun"), packed.read_bytes()
+    cut.write_bytes(whole[: int(share * len(whole))])
+    refused(cut, "Copy it again")
+
+
+def test_what_is_no_plain_file_is_refused(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused(packed.with_name("nothing.snprun"), "no plain file")
+    os.mkfifo(packed.with_name("pipe.snprun"))
+    with pytest.raises(StoreError, match=r"pipe.snprun is refused: no plain file"):
+        transport.check(packed.with_name("pipe.snprun"))
+    packed.with_name("pipe.snprun").unlink()
+    packed.with_name("text.snprun").write_text("no zip", encoding="utf-8")
+    refused(packed.with_name("text.snprun"), "no transport file: File is not a zip file")
+    monkeypatch.setattr(transport, "LIMIT", 1000)
+    refused(packed, "bytes unpacked; it may take 1,000")
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-@pytest.mark.parametrize("extra", ["../../evil", "/etc/evil", "arrays.npz", "notes.txt", "..\\evil"])
-def test_members_other_than_the_expected_are_refused(extra: str, packed: Path) -> None:
-    rezip(packed, lambda info: None, extra=(extra,))
-    refused(packed, "it holds 'snprun.json', 'manifest.json', 'arrays.npz', ")
+@pytest.mark.parametrize(
+    "extra", ["../../evil", "/etc/evil", "notes.txt", "..\\evil", "derived/../evil.json", "derived/.x.npz", "derived/a/b.npz"]
+)
+def test_members_of_other_names_are_refused(extra: str, packed: Path) -> None:
+    packed.write_bytes(transport._zip(members_of(packed) | {extra: b"x"}))
+    refused(packed, "has no place in it")
 
 
-def test_a_missing_member_is_refused(packed: Path) -> None:
-    members = members_of(packed)
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_missing_added_and_doubled_members_are_refused(packed: Path) -> None:
+    whole, members = packed.read_bytes(), members_of(packed)
+    for name in ("derived/more.json", "arrays.npz", "snprun.json"):
+        with zipfile.ZipFile(packed, "a") as file:
+            file.writestr(name, members.get(name, b"x"))
+        refused(packed, "is refused")
+        packed.write_bytes(whole)
     for name in members:
         packed.write_bytes(transport._zip({k: v for k, v in members.items() if k != name}))
-        refused(packed, "it holds 'snprun.json'")
+        refused(packed)
 
 
-def test_links_and_compressed_members_are_refused(packed: Path) -> None:
-    whole = packed.read_bytes()
-    rezip(packed, lambda info: None)
-    assert packed.read_bytes() == whole  # what follows is refused for its edit alone
-    rezip(packed, lambda info: setattr(info, "external_attr", (stat.S_IFLNK | 0o777) << 16))
-    refused(packed, "differs from what its members pack to")
-    packed.write_bytes(whole)
-    rezip(packed, lambda info: setattr(info, "compress_type", zipfile.ZIP_DEFLATED))
-    refused(packed, "snprun.json is compressed")
-    packed.write_bytes(whole)
-    rezip(packed, lambda info: setattr(info, "compress_type", zipfile.ZIP_DEFLATED if info.filename == "arrays.npz" else 0))
-    refused(packed, "arrays.npz is compressed")
-
-
-def test_members_that_are_not_those_vouched_for_are_refused(packed: Path, smoke_run: Run) -> None:
-    members = members_of(packed)
-    packed.write_bytes(transport._zip(members | {"arrays.npz": npz(smoke_run.arrays | {"labels": smoke_run.labels[::-1]})}))
-    refused(packed, "arrays.npz is not the one its manifest vouches for")
-    packed.write_bytes(transport._zip(members | {"weights.safetensors": b"others"}))
-    refused(packed, "weights.safetensors is not the one its manifest vouches for")
-    with zipfile.ZipFile(packed, "w") as file:
-        hashes = dict.fromkeys(members, "0" * 64)
-        file.writestr(transport.MARKER, json.dumps({"format": transport.FORMAT, "members": hashes}))
-        for name, content in members.items():
-            file.writestr(name, content)
-    refused(packed, "manifest.json, arrays.npz altered since it was packed")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda m: m.clear(), "not that of a finished run: KeyError('format')"),
-        (lambda m: m.pop("sites"), "not that of a finished run: KeyError('sites')"),
-        (lambda m: m.update(history=m["history"][:1]), "incomplete in history"),
-        (lambda m: m["metrics"].update(test_accuracy=float("nan")), "incomplete in metrics"),
-        (lambda m: m["metrics"]["readout_accuracy"].pop("block1"), "incomplete in metrics"),
-        (lambda m: m["sites"].update({"block1": "48"}), "incomplete in sites"),
-        (lambda m: m["files"].update({"../../evil": "0" * 64}), "incomplete in files"),
-        (lambda m: m.update(metrics=None), "not that of a finished run: TypeError"),
-        (lambda m: m.update(hash="0123456789ab"), "its hash is '0123456789ab', that of its description "),
-        (lambda m: m["experiment"]["recipe"].update(lr=7.0), "manifest.json contradicts itself: its hash is "),
-        (lambda m: m.update(training_hash="0"), "differs in its hash"),
-    ],
-)
-def test_a_manifest_that_is_not_of_a_finished_run_is_refused(change: Any, message: str, packed: Path) -> None:
-    forge(packed, change=change)
-    refused(packed, message)
-
-
-@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"null", b"[" * 100_000], ids=["empty", "list", "not text", "null", "deep"])
-def test_a_manifest_that_is_no_manifest_is_refused(content: bytes, packed: Path) -> None:
-    packed.write_bytes(transport._zip(members_of(packed) | {"manifest.json": content}))
-    refused(packed, "is refused")
-
-
-def test_another_definition_is_refused_by_the_fields_that_differ(packed: Path) -> None:
-    smoke = shortened()
-    changed = replace(smoke, recipe=replace(smoke.recipe, lr=1.0), model_options=smoke.model_options | {"dropout": 0.1})
-    hashes = {"hash": changed.hash, "training_hash": changed.training_hash}
-    forge(packed, change=lambda m: m.update(experiment=changed.describe(), **hashes))
-    refused(
-        packed,
-        f"another definition of {ID} (differs in model_options.dropout, recipe.lr)",
-        "Bring snp_lib here to the version that made it",
-    )
-
-
-def test_experiments_that_the_catalogue_lacks_are_refused(packed: Path) -> None:
-    for field, value in (("name", "../evil"), ("scale", "vast"), ("seed", -1)):
-        described = shortened().describe() | {field: value}
-        forge(packed, change=lambda m, d=described: m.update(experiment=d, hash=experiments.digest(d)))
-        with unchecked():
-            refused(packed, "experiment that this catalogue does not have")
-
-
-def with_bomb(arrays: dict[str, np.ndarray]) -> bytes:
-    stream = io.BytesIO(npz(arrays))
-    with zipfile.ZipFile(stream) as file:
-        kept = {name: file.read(name) for name in file.namelist()}
-    with zipfile.ZipFile(stream := io.BytesIO(), "w", zipfile.ZIP_DEFLATED) as file:
-        for name, content in kept.items():
-            file.writestr(name, bytes(2_000_000) if name == "logits.npy" else content)
+def npz(**arrays: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
     return stream.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda a: b"no zip", "not a zip"),
-        (lambda a: npz({k: v for k, v in a.items() if k != "weight/block2.ff"}), "missing or unexpected: 'weight/block2.ff'"),
-        (lambda a: npz(a | {"extra": a["labels"]}), "missing or unexpected: 'extra'"),
-        (lambda a: npz(a | {"weight/block1": a["weight/block1"].astype(object)}), "Object arrays cannot be loaded"),
-        (lambda a: npz(a | {"weight/block1": a["weight/block1"].T}), "'weight/block1' is float16[48, 10]; expected float16[10, 48]"),
-        (lambda a: npz(a | {"weight/block1": a["weight/block1"].astype(np.float32)}), "is float32[10, 48]; expected float16"),
-        (lambda a: npz(a | {"logits": a["logits"] * np.float16("nan")}), "'logits' holds numbers that are not finite"),
-        (lambda a: npz(a | {"logits": a["logits"][1:]}), "'logits' is float16[449, 10]; expected float16[450, 10]"),
-        (lambda a: npz(a | {"labels": a["labels"][:0], "logits": a["logits"][:0]}), "'logits' is float16[0, 10]"),
-        (lambda a: npz(a | {"labels": a["labels"] + np.uint8(1)}), "'labels' holds 10; there are 10 classes"),
-        (with_bomb, "bytes unpacked; a run may take 1,000,000"),
-    ],
-)
-def test_arrays_that_the_manifest_does_not_promise_are_refused(
-    change: Any, message: str, packed: Path, smoke_run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(contents, "ARRAYS_LIMIT", 1_000_000)
-    forge(packed, arrays=change(dict(smoke_run.arrays)))
-    refused(packed, "arrays.npz does not hold the arrays of this run", message)
+def test_arrays_that_the_manifest_does_not_promise_are_refused(source: Run, packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays, members = dict(source.arrays), members_of(packed)
+
+    def forged(content: bytes) -> Path:
+        manifest = json.loads(members["manifest.json"])
+        manifest["files"]["arrays.npz"] = transport._digest(content)
+        packed.write_bytes(transport._zip({"manifest.json": seal(manifest), "arrays.npz": content}))
+        return packed
+
+    for content, message in (
+        (b"no zip", "not a zip"),
+        (npz(**{k: v for k, v in arrays.items() if k != "weight/block2.ff"}), "missing or unexpected: 'weight/block2.ff'"),
+        (npz(**arrays, extra=arrays["labels"]), "missing or unexpected: 'extra'"),
+        (npz(**arrays | {"weight/block1": arrays["weight/block1"].astype(object)}), "Object arrays cannot be loaded"),
+        (npz(**arrays | {"weight/block1": arrays["weight/block1"].T}), "'weight/block1' is float16[48, 10]; expected float16[10, 48]"),
+        (npz(**arrays | {"weight/block1": arrays["weight/block1"].astype(np.float32)}), "is float32[10, 48]; expected float16"),
+        (npz(**arrays | {"logits": arrays["logits"] * np.float16("nan")}), "'logits' holds numbers that are not finite"),
+        (npz(**arrays | {"logits": arrays["logits"][1:]}), "'logits' is float16[449, 10]; expected float16[450, 10]"),
+        (npz(**arrays | {"labels": arrays["labels"][:0], "logits": arrays["logits"][:0]}), "'logits' is float16[0, 10]"),
+        (npz(**arrays | {"labels": arrays["labels"] + np.uint8(1)}), "'labels' holds 10; there are 10 classes"),
+        (npz(**arrays | {"labels": arrays["labels"][::-1]}), "its manifest says"),
+    ):
+        refused(forged(content), "arrays.npz does not hold the arrays of this run", message)
+    monkeypatch.setattr("snp_lib.store.manifest.ARRAYS_LIMIT", 1000)
+    refused(forged(npz(**arrays)), "bytes unpacked; it may take 1,000")
 
 
-def test_reading_the_arrays_of_a_stored_run_checks_them_too(here: Path, smoke_run: Run) -> None:
-    (here / "arrays.npz").write_bytes(npz({"labels": smoke_run.labels}))
-    with pytest.raises(StoreError, match=rf"cannot read the run {here}: .*missing or unexpected.*Delete the folder"):
-        _ = Run(smoke_run.experiment, here, smoke_run.manifest).arrays
+def test_measurements_are_checked_too(source: Run, packed: Path) -> None:
+    members = members_of(packed)
+    manifest = json.loads(members["derived/count.json"])
+    for change, message in (
+        ({"derived/count.npz": b"x"}, "its SHA-256 is not the one its manifest vouches for"),
+        ({"derived/count.json": seal(manifest | {"run": "0" * 64})}, "was measured of another run"),
+        ({"derived/count.json": seal(manifest | {"date": "today"})}, "date must be a date such as"),
+        ({"derived/alone.npz": b"x"}, "alone.json"),
+    ):
+        packed.write_bytes(transport._zip(members | change))
+        refused(packed, message)
 
 
-def test_another_run_of_that_id_is_replaced_only_when_asked(here: Path, packed: Path, smoke_run: Run) -> None:
-    refused(packed, str(here), "another run of this id (differs in manifest.json)", "--replace")
-    transport.unpack(packed, replace=True)
-    assert tree(here) == {k: v for k, v in tree(smoke_run.path).items() if k != "weights.safetensors"}
-    refused(transport.pack(smoke_run, packed.parent, weights=True), "differs in weights.safetensors")
+def test_other_definitions_and_unknown_experiments_are_refused(source: Run, packed: Path) -> None:
+    def described(experiment: Experiment, **fields: Any) -> Path:
+        manifest = source.manifest | {"experiment": experiment.describe() | fields, "training_hash": experiment.training_hash}
+        manifest["hash"] = experiments.digest(manifest["experiment"])
+        packed.write_bytes(transport._zip(members_of(packed) | {"manifest.json": seal(manifest)}))
+        return packed
+
+    smoke = shortened()
+    refused(
+        described(replace(smoke, recipe=replace(smoke.recipe, lr=1.0), model_options=smoke.model_options | {"dropout": 0.1})),
+        f"another definition of {ID} (differs in model_options.dropout, recipe.lr)",
+        "Bring snp_lib here to the version that made it",
+    )
+    with pytest.raises(OutdatedError):
+        transport.check(packed)
+    for field, value in (("name", "../evil"), ("scale", "vast")):
+        with unchecked():
+            refused(described(smoke, **{field: value}), "experiment that this catalogue does not have")
 
 
-def test_the_same_run_stays_as_it_stands(packed: Path, smoke_run: Run) -> None:
-    target = packed.parent / "runs" / ID
-    shutil.copytree(smoke_run.path, target)
-    before = tree(packed.parent)
+def test_packing_refuses_what_no_reader_could_take(source: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.delitem(experiments.CATALOGUE, "cct-test")
+        with pytest.raises(StoreError, match=r"this catalogue does not have: unknown experiment 'cct-test'"):
+            transport.pack(source, tmp_path / "out")
+    npz_of_measurement = derived.folder(source, "runs") / "count.npz"
+    whole = npz_of_measurement.read_bytes()
+    npz_of_measurement.write_bytes(b"x")
+    with pytest.raises(StoreError, match=r"cannot read the measurement .*count.npz"):
+        transport.pack(source, tmp_path / "out")
+    npz_of_measurement.write_bytes(whole)
+    (source.path / "arrays.npz").write_bytes(b"other")
+    with pytest.raises(StoreError, match=r"arrays.npz was changed since the run was read"):
+        transport.pack(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def here(packed: Path, source: Run) -> Path:
+    """Another run of the same id already stands among the runs: it was made on another day."""
+    target = Path(shutil.copytree(source.path, packed.parent.parent / "runs" / ID))
+    (target / "manifest.json").write_bytes(seal(source.manifest | {"date": "2026-01-01"}))
+    return target
+
+
+def test_another_run_of_that_id_is_replaced_only_when_asked(here: Path, source: Run, packed: Path) -> None:
+    refused(packed, f"was not imported: {here} holds another run of this id", "--replace")
+    assert transport.unpack(packed, replace=True).path == here
+    assert sorted(tree(here)) == ["arrays.npz", "manifest.json"]
+    assert store.read(here).manifest == source.manifest
+
+
+def test_the_same_run_stays_as_it_stands_and_gets_what_it_lacks(packed: Path, source: Run) -> None:
+    target = Path(shutil.copytree(source.path, packed.parent.parent / "runs" / ID))
+    before = tree(target)
     for replacing in (False, True):
         assert transport.unpack(packed, replace=replacing).path == target
-        assert tree(packed.parent) == before  # its weights, which the file does not bring, are still there
+        assert tree(target) == before  # its weights, which the file does not bring, are still there
+    (target / "weights.safetensors").unlink()
+    transport.unpack(pack(source, packed.parent, weights=True))
+    assert store.read(target).network()
+    (target / "arrays.npz").write_bytes(b"x")
+    refused(packed, "holds another run of this id")
+    transport.unpack(packed, replace=True)
+    assert store.read(target).manifest == source.manifest
 
 
-def test_a_record_that_is_too_large_is_refused(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "RECORD_LIMIT", 1000)
-    refused(packed, "a record may take 1,000. Keep it among your runs", to="records")
+def test_a_measurement_with_other_options_is_not_overwritten(packed: Path, source: Run) -> None:
+    arrived = transport.unpack(packed)
+    shutil.rmtree(derived.folder(arrived, "runs"))
+    derived.derived(arrived, "count", {"theta": 0.4}, lambda: {"x": np.zeros(1)})
+    shutil.rmtree(arrived.path)
+    before = tree(packed.parent.parent)
+    with pytest.raises(StoreError, match=r"count.json was made with other options than the new one: delete the one that is not wanted"):
+        transport.unpack(packed)
+    assert tree(packed.parent.parent) == before
 
 
-def test_an_unknown_place_is_refused(packed: Path) -> None:
-    with unchecked(), pytest.raises(ValueError, match="a run goes to runs or records, got 'home'"):
-        transport.unpack(packed, to="home")  # type: ignore[arg-type]
+@pytest.mark.parametrize("function", ["rename", "replace", "fsync"])
+def test_a_full_disk_leaves_what_stood_whole(function: str, here: Path, packed: Path, source: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, runs, before = getattr(os, function), here.parent, tree(here)
+    for call in range(1, 20):
+        calls = []
 
+        def full(*args: Any, calls: list[Any] = calls, call: int = call, **options: Any) -> object:
+            calls.append(args)
+            if len(calls) == call:
+                raise OSError(28, "No space left on device")
+            return real(*args, **options)
 
-@pytest.mark.parametrize("call", [1, 2])
-@pytest.mark.parametrize("function", ["rename", "fsync"])
-def test_a_full_disk_leaves_the_old_run_whole(function: str, call: int, here: Path, packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = getattr(os, function), []
-
-    def full(*args: Any, **options: Any) -> object:
-        calls.append(args)
-        if len(calls) == call:
-            raise OSError(28, "No space left on device")
-        return real(*args, **options)
-
-    runs, before = here.parent, tree(here)
-    with monkeypatch.context() as patch:
-        patch.setattr(os, function, full)
-        with pytest.raises(StoreError, match=rf"cannot write {here}: .*No space left on device.*Nothing there has changed"):
-            transport.unpack(packed, replace=True)
-    assert len(calls) >= call
-    assert tree(here) == before
-    assert sorted(p.name for p in runs.iterdir()) == [".locks", ID]
-    assert transport.unpack(packed, replace=True).record == json.loads(before["manifest.json"])["files"]["arrays.npz"][:8]
+        with monkeypatch.context() as patch:
+            patch.setattr(os, function, full)
+            try:
+                transport.unpack(packed, replace=True)
+                break
+            except StoreError as error:
+                assert "No space left on device" in str(error)  # noqa: PT017
+        assert tree(here) in (before, {name: (source.path / name).read_bytes() for name in ("arrays.npz", "manifest.json")})
+        assert sorted(p.name for p in runs.iterdir() if p.name not in (".locks", "derived")) == [ID]
+    assert len(calls) < call <= 20
+    assert transport.unpack(packed, replace=True).manifest == source.manifest
 
 
 @pytest.mark.parametrize("function", ["replace", "fsync"])
-def test_a_full_disk_leaves_the_old_file_whole(function: str, packed: Path, smoke_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_old_file_whole(function: str, packed: Path, source: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
     before = tree(packed.parent)
     monkeypatch.setattr(os, function, full)
-    with pytest.raises(StoreError, match=rf"cannot write {packed}: .*No space left"):
-        transport.pack(smoke_run, packed.parent, weights=True)
+    with pytest.raises(StoreError, match=rf"cannot write {packed}: .*No space left.*Make room"):
+        pack(source, packed.parent, weights=True)
     assert tree(packed.parent) == before
 
 
 def test_the_commands_carry_a_run_from_machine_to_machine(
-    here: Path, smoke_run: Run, packed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    source: Run, catalogue: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, there = packed.parent / "out", packed.parent / "there"
+    out, there = catalogue / "out", catalogue / "there"
     assert cli.main(["record", "cct-test", "--scale", "smoke", "--to", str(out), "--weights"]) == 0
     file = out / f"{ID}.snprun"
     assert capsys.readouterr().out == f"{ID}: {file} ({file.stat().st_size / 1e6:.1f} MB)\n"
-    assert not (packed.parent / "records").exists()
+    assert not (catalogue / "records").exists()
     monkeypatch.setenv("SNP_RUNS_DIR", str(there))
     assert cli.main(["import", str(file)]) == 0
     assert capsys.readouterr().out.startswith(f"{ID}: {there / ID} (")
-    assert tree(there / ID) == tree(here)
-    assert cli.main(["import", str(packed), str(file)]) == 1  # the manifest of the first lacks the mark
+    assert cli.main(["import", str(out / "none.snprun"), str(file), "--to", "records"]) == 1
     first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith(f"{ID}: {packed} was not imported: ")
-    assert second.startswith(f"{ID}: {there / ID} (")
-    assert cli.main(["import", str(packed), "--replace"]) == 0
-    assert cli.main(["import", str(packed), "--to", "records"]) == 0
-    assert (packed.parent / "records" / ID / "arrays.npz").exists()
+    assert first.startswith(f"none: {out / 'none.snprun'} is refused: no plain file")
+    assert second.startswith(f"{ID}: {catalogue / 'records' / ID} (")
     assert cli.main(["record", "cct-test", "--scale", "smoke", "--weights"]) == 1
     assert capsys.readouterr().err == "snp: --weights goes with --to DIR; a committed record holds no weights\n"
-
-
-def test_verify_prints_a_line_for_each_and_fails_if_any_does(here: Path, packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    store.promote(store.read(here))
-    accuracy = f"{store.read(here).metrics['test_accuracy']:.2%}"
-    before = tree(packed.parent)
-    assert cli.main(["verify"]) == 0
-    record, run = capsys.readouterr().out.splitlines()
-    assert record.startswith(f"{ID}: test accuracy {accuracy}, ")
-    assert run.startswith(f"{ID}: test accuracy {accuracy}, ")
-    assert record.endswith(" MB, OK")
-    (here / "arrays.npz").unlink()
-    here.rename(here.with_name("another"))
-    shutil.copytree(packed.parent / "records" / ID, here)
-    shutil.copytree(here, here.with_name("renamed"))
-    assert cli.main(["verify"]) == 1
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == [ID, "another", ID, "renamed"]
-    assert [line.endswith("OK") for line in lines] == [True, False, True, False]
-    assert "holds cct-test-smoke-s0; a run is only found in a folder of its own name" in lines[3]
-    assert cli.main(["verify", str(packed)]) == 0
-    packed.write_bytes(packed.read_bytes()[:-1])
-    assert cli.main(["verify", str(packed), str(here)]) == 1
-    broken, whole = capsys.readouterr().out.splitlines()[1:]
-    assert broken.startswith(f"{ID}: {packed} is refused: ")
-    assert whole.endswith("OK")
-    assert before.keys() - tree(packed.parent).keys() == {f"runs/{ID}/weights.safetensors"}

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from test_training import RECIPE, assert_same_bits, fit, network, timeless
 from torch import Tensor
 
 from snp_lib.data import Dataset
-from snp_lib.training import Stopped, checkpoint, train
+from snp_lib.training import Stopped
+from snp_lib.training.loop import train
+from tests.training.test_loop import RECIPE, assert_same_bits, fit, network, timeless
 
 Outcome = tuple[dict[str, Tensor], list[dict[str, Any]]]
 CPU = torch.device("cpu")
@@ -147,7 +148,7 @@ def test_no_finished_epoch_is_skipped_by_after_epoch(few_digits: Dataset, tmp_pa
 
 def test_checkpoints_come_at_intervals(few_digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[int] = []
-    monkeypatch.setattr(checkpoint, "save", lambda *args, state, **options: written.append(state["steps"]))
+    monkeypatch.setattr("snp_lib.training.checkpoint.save", lambda *args, state, **options: written.append(state["steps"]))
     options: dict[str, Any] = {"seed": 0, "device": CPU, "checkpoint": tmp_path / "c.safetensors", "progress": False}
     train(network(), few_digits, RECIPE, checkpoint_seconds=3600, **options)
     assert written == [16]

@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import skip
+from shared import skip
 from torch import Tensor
 
 from snp_lib.data import Dataset
-from snp_lib.models import CCT, create_model
-from snp_lib.models.cct import Encoder
-from snp_lib.training import Recipe, loop, train
+from snp_lib.models import create_model
+from snp_lib.models.cct import CCT
+from snp_lib.models.encoder import Encoder
 from snp_lib.training.execution import WARM_UP, capturable, compiled_encoders
+from snp_lib.training.loop import train
+from snp_lib.training.recipe import Recipe
 
 RECIPE = Recipe(epochs=2, batch_size=48, lr=1e-3, weight_decay=0.03, crop_padding=1, flip=False)
 CPU = torch.device("cpu")
@@ -45,8 +47,8 @@ class Recorded:
 def test_recording_a_step_changes_no_bit_of_the_training(few_digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, recorded, made = network(), network(), []
     history = train(plain, few_digits, RECIPE, seed=3, device=CPU, progress=False)
-    monkeypatch.setattr(loop, "capturable", lambda device: True)
-    monkeypatch.setattr(loop, "Captured", lambda *given: made.append(Recorded(*given)) or made[-1])
+    monkeypatch.setattr("snp_lib.training.loop.capturable", lambda device: True)
+    monkeypatch.setattr("snp_lib.training.loop.Captured", lambda *given: made.append(Recorded(*given)) or made[-1])
     again = train(recorded, few_digits, RECIPE, seed=3, device=CPU, progress=False)
     assert [one.replays for one in made] == [2 * (len(few_digits.train) // 48)]  # recorded once, replayed at every step
     assert [row["train_loss"] for row in again] == [row["train_loss"] for row in history]
@@ -59,7 +61,7 @@ def test_a_training_by_graph_on_a_gpu_is_the_training(few_digits: Dataset, monke
         skip("cuda")
     plain, recorded = network(), network()
     train(recorded, few_digits, replace(RECIPE, epochs=1), seed=3, device=torch.device("cuda"), progress=False)
-    monkeypatch.setattr(loop, "capturable", lambda device: False)
+    monkeypatch.setattr("snp_lib.training.loop.capturable", lambda device: False)
     train(plain, few_digits, replace(RECIPE, epochs=1), seed=3, device=torch.device("cuda"), progress=False)
     for name, tensor in plain.state_dict().items():
         torch.testing.assert_close(recorded.state_dict()[name], tensor, rtol=0, atol=1e-5)

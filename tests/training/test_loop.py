@@ -11,18 +11,19 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import unchecked
 from safetensors import safe_open
 from safetensors.torch import save_file
+from shared import unchecked
 from torch import Tensor
 
 from snp_lib.data import Dataset, Split
-from snp_lib.models import CCT, create_model
-from snp_lib.training import Recipe, TrainingError, accuracy, checkpoint, train
+from snp_lib.models import create_model
+from snp_lib.models.cct import CCT
+from snp_lib.training import checkpoint
 from snp_lib.training.checkpoint import CheckpointError
-from snp_lib.training.loop import predict
-from snp_lib.training.optimizers import make_optimizer
-from snp_lib.training.schedules import warmup_cosine
+from snp_lib.training.loop import TrainingError, accuracy, predict, train
+from snp_lib.training.optim import make_optimizer, warmup_cosine
+from snp_lib.training.recipe import Recipe
 from snp_lib.training.seeds import epoch_seed, shuffled_batches, step_seed
 
 RECIPE = Recipe(epochs=4, batch_size=48, lr=2e-3, weight_decay=0.05, warmup_epochs=1, crop_padding=1, eval_every=3)
@@ -70,11 +71,11 @@ def test_training_learns_and_its_history_says_so(few_digits: Dataset) -> None:
 
 
 def test_the_last_test_accuracy_is_that_of_the_model_returned(few_digits: Dataset) -> None:
-    from snp_lib.data.augment import Normalize
+    from snp_lib.data.augment.crops import Normalize
 
     model = network()
     history = fit(model, few_digits)
-    logits = predict(model, few_digits.test, Normalize(few_digits.train.images), batch_size=7)
+    logits = predict(model, few_digits.test, Normalize(few_digits.train.inputs), batch_size=7)
     assert history[-1]["test_accuracy"] == accuracy(logits, few_digits.test.labels)
     assert accuracy(torch.eye(4), torch.tensor([0, 1, 2, 0])) == 0.75
 
@@ -96,14 +97,14 @@ def stop_after(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", save_and_stop)
+        patch.setattr("snp_lib.training.checkpoint.save", save_and_stop)
         with pytest.raises(KeyboardInterrupt):
             fit(model or network(), dataset, recipe, path)
 
 
 def coloured(dataset: Dataset) -> Dataset:
     """The same pictures in three channels: convolutions whose weights do not lie in memory as their shape says."""
-    train, test = (Split(s.images.repeat(1, 3, 1, 1), s.labels) for s in (dataset.train, dataset.test))
+    train, test = (Split(s.inputs.repeat(1, 3, 1, 1), s.labels) for s in (dataset.train, dataset.test))
     return replace(dataset, train=train, test=test)
 
 
@@ -149,7 +150,7 @@ def test_a_full_disk_loses_nothing(
         file.write_bytes(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", disk_full)
+    monkeypatch.setattr("snp_lib.training.checkpoint.save_file", disk_full)
     model = network()
     with pytest.warns(UserWarning, match=r"cannot write .*no space left on device.*the one before is whole, and the training goes on"):
         history = fit(model, few_digits, path=path)
@@ -174,7 +175,7 @@ def rewrite(path: Path, *, drop: str = "", signed: bool = True, tensors: dict[st
         kept = {key: file.get_tensor(key) for key in file.keys()} | (tensors or {})  # noqa: SIM118 - safe_open has no iterator
         described = {key: value for key, value in (file.metadata() | metadata).items() if key != drop}
     if signed:
-        described["sha256"] = checkpoint._digest(kept, {k: v for k, v in described.items() if k != "sha256"})
+        described["sha256"] = checkpoint.digest(kept, {k: v for k, v in described.items() if k != "sha256"})
     save_file(kept, path, metadata=described)
 
 
@@ -271,7 +272,7 @@ def test_another_seed_is_another_training(uninterrupted: tuple[dict[str, Tensor]
 
 
 def test_more_images_than_one_batch_are_needed(few_digits: Dataset) -> None:
-    few = replace(few_digits, train=Split(few_digits.train.images[:40], few_digits.train.labels[:40]))
+    few = replace(few_digits, train=Split(few_digits.train.inputs[:40], few_digits.train.labels[:40]))
     with pytest.raises(ValueError, match="batch_size 48 exceeds the 40 training images"):
         fit(network(), few)
 

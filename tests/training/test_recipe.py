@@ -8,21 +8,22 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import unchecked
-from test_training import RECIPE, fit, network
+from shared import unchecked
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from snp_lib.data import Dataset
-from snp_lib.data.augment import Normalize, random_crop, random_flip, random_resized_crop
-from snp_lib.data.mixing import mix, random_erasing
-from snp_lib.data.policies import AutoAugment, RandAugment
-from snp_lib.training import Recipe, recipes
-from snp_lib.training.augmentation import RATIO, Augmentation
-from snp_lib.training.loop import Training, uses_bfloat16
-from snp_lib.training.optimizers import make_optimizer, set_rate
-from snp_lib.training.schedules import learning_rate, warmup_cosine
+from snp_lib.data.augment.crops import Normalize, random_crop, random_flip, random_resized_crop
+from snp_lib.data.augment.mixing import mix, random_erasing
+from snp_lib.data.augment.policies import AutoAugment, RandAugment
+from snp_lib.machine import uses_bfloat16
+from snp_lib.training import recipe as recipes
+from snp_lib.training.loop import Training
+from snp_lib.training.optim import learning_rate, make_optimizer, set_rate, warmup_cosine
+from snp_lib.training.preparation import RATIO, ImagePreparation
+from snp_lib.training.recipe import Recipe
 from snp_lib.training.seeds import step_seed
+from tests.training.test_loop import RECIPE, fit, network
 
 PLAIN = Recipe(epochs=4, batch_size=48, lr=0.1, weight_decay=0.05, crop_padding=0, flip=False, label_smoothing=0.0)
 PUBLISHED = {name: value for name, value in vars(recipes).items() if isinstance(value, Recipe)}
@@ -39,7 +40,7 @@ def images() -> Tensor:
 
 def test_the_augmentation_is_the_functions_the_recipe_names_in_order(images: Tensor) -> None:
     def augmented(**options: Any) -> Tensor:
-        return Augmentation(replace(PLAIN, **options), images, 10)(images, generator(1))
+        return ImagePreparation(replace(PLAIN, **options), images, 10).augmented(images, generator(1))
 
     normalize, fill = Normalize(images), tuple(float(x.double().mean().round()) for x in images.unbind(1))
     assert torch.equal(augmented(), normalize(images))
@@ -59,17 +60,17 @@ def test_the_augmentation_is_the_functions_the_recipe_names_in_order(images: Ten
 def test_mixing_comes_last_and_smooths_the_labels(images: Tensor) -> None:
     labels = torch.arange(20) % 10
     recipe = replace(PLAIN, mixup=0.8, cutmix=1.0, erasing=0.25, label_smoothing=0.1)
-    augmentation, drawn = Augmentation(recipe, images, 10), generator(1)
-    expected = mix(augmentation(images, drawn), labels, 10, drawn, mixup_alpha=0.8, cutmix_alpha=1.0, smoothing=0.1)
+    augmentation, drawn = ImagePreparation(recipe, images, 10), generator(1)
+    expected = mix(augmentation.augmented(images, drawn), labels, 10, drawn, mixup_alpha=0.8, cutmix_alpha=1.0, smoothing=0.1)
     for found, wanted in zip(augmentation.mixed(images, labels, generator(1)), expected, strict=True):
         assert torch.equal(found, wanted)
     assert augmentation.mixed(images, labels, generator(1))[1].sum(1) == pytest.approx(1.0, abs=1e-6)
-    assert Augmentation(PLAIN, images, 10).mixed(images, labels, generator(1))[1] is labels
+    assert ImagePreparation(PLAIN, images, 10).mixed(images, labels, generator(1))[1] is labels
 
 
 def test_readouts_see_images_that_are_not_mixed(images: Tensor) -> None:
-    mixing = Augmentation(replace(PLAIN, mixup=0.8), images, 10)
-    assert torch.equal(mixing(images, generator(1)), Augmentation(PLAIN, images, 10)(images, generator(1)))
+    mixing = ImagePreparation(replace(PLAIN, mixup=0.8), images, 10)
+    assert torch.equal(mixing.augmented(images, generator(1)), ImagePreparation(PLAIN, images, 10).augmented(images, generator(1)))
 
 
 def test_mixed_images_train_with_the_loss_of_their_soft_labels(few_digits: Dataset) -> None:
@@ -78,9 +79,9 @@ def test_mixed_images_train_with_the_loss_of_their_soft_labels(few_digits: Datas
     training = Training(model, few_digits, recipe, 0, torch.device("cpu"), "", None)
     (batch, *_) = training.batches()
     model.eval()
-    x, y = training.augmentation.mixed(training.images[batch], training.labels[batch], generator(step_seed(0, 0)))
+    x, y = training.preparation.mixed(training.inputs[batch], training.labels[batch], generator(step_seed(0, 0)))
     by_hand = -(y * model(x).log_softmax(1)).sum(1).mean()
-    training.step(model, *training.inputs(batch))
+    training.step(model, *training.batch(batch))
     assert training.loss_and_hits[0].item() == pytest.approx(by_hand.item(), abs=1e-6)
     assert training.loss_and_hits[1].item() == (model(x).argmax(1) == y.argmax(1)).sum()
 
@@ -142,7 +143,7 @@ def test_the_cosine_never_ends_above_its_rate() -> None:
 
 
 def test_the_published_recipes_rise_to_their_rate_and_end_where_they_say() -> None:
-    assert set(PUBLISHED) == {"CCT_300", "CCT_LIGHT_200", "VGG_300", "PARK_KIM_300", "SHORT_16", "FLOWERS_150"}
+    assert set(PUBLISHED) == {"CCT_300", "CCT_LIGHT_200", "VGG_300", "PARK_KIM_300", "SHORT_16", "SHORT_8", "SMOKE_12", "FLOWERS_150"}
     for recipe in PUBLISHED.values():
         rates = [learning_rate(recipe, step, 4) for step in range(4 * recipe.epochs)]
         assert max(rates) == pytest.approx(recipe.lr, rel=1e-3)
@@ -182,7 +183,7 @@ def test_no_step_waits_for_the_device(name: str, few_digits: Dataset) -> None:
     training = Training(model, few_digits, recipe, 0, torch.device("cpu"), "", None)
     with _Looks() as looks:
         for batch in training.batches()[:2]:
-            training.step(model, *training.inputs(batch))
+            training.step(model, *training.batch(batch))
     assert looks.found == []
     with _Looks() as looks:
         training.check()

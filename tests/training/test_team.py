@@ -13,26 +13,31 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from test_training import RECIPE
 
 from snp_lib.data import Dataset
 from snp_lib.models import create_model
-from snp_lib.training import team, train
+from snp_lib.training import team
+from snp_lib.training.loop import train
+from tests.training.test_loop import RECIPE
+
+TESTS = Path(__file__).resolve().parent.parent
+SHARED = (str(TESTS.parent), str(TESTS))  # where a process of its own finds what tests share
 
 WORKER = """
 import sys
 import torch
-sys.path.insert(0, sys.argv[2])
-import conftest, test_team
+sys.path[:0] = sys.argv[2:]
+import shared
+from tests.training import test_team
 from safetensors.torch import save_file
 from snp_lib import store
 from snp_lib.training import team
 device = team.start(torch.device("cpu"))
-model, history = test_team.fit(conftest.first_digits())
+model, history = test_team.fit(shared.first_digits())
 if team.rank() == 0:
     save_file(model.state_dict(), sys.argv[1], metadata={key: str(history[-1][key]) for key in ("test_accuracy", "train_loss")})
-finished = store.run(conftest.shortened(), device="cpu", progress=False)
-assert store.run(conftest.shortened(), progress=False).record == finished.record
+finished = store.run(shared.shortened(), device="cpu", progress=False)
+assert store.run(shared.shortened(), progress=False).record == finished.record
 print(finished.record)
 team.stop()
 """
@@ -55,7 +60,7 @@ def test_two_processes_give_the_weights_of_one(few_digits: Dataset, tmp_path: Pa
     rendezvous["SNP_RUNS_DIR"] = str(tmp_path / "runs")
     workers = [
         subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(path), str(Path(__file__).parent)],
+            [sys.executable, "-c", WORKER, str(path), *SHARED],
             env=os.environ | rendezvous | {"RANK": rank, "LOCAL_RANK": rank},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -77,7 +82,7 @@ def test_two_processes_give_the_weights_of_one(few_digits: Dataset, tmp_path: Pa
         found = {key: float(value) for key, value in file.metadata().items()}
     assert found == pytest.approx({key: history[-1][key] for key in found}, abs=1e-5)
     (stored,) = (tmp_path / "runs").glob("*/manifest.json")  # one of them wrote, both read
-    files = json.loads(stored.read_text())["files"]
+    files = json.loads(stored.read_text(encoding="utf-8"))["files"]
     assert said == [files["arrays.npz"][:8]] * 2
 
 
@@ -92,6 +97,6 @@ def test_a_process_on_its_own_is_a_team_of_one() -> None:
 
 
 def test_a_batch_that_does_not_divide_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(team, "size", lambda: 2)
+    monkeypatch.setattr("snp_lib.training.team.size", lambda: 2)
     with pytest.raises(ValueError, match="a batch of 5 does not divide among 2 processes"):
         team.share(torch.arange(5))

@@ -1,0 +1,1 @@
+"""Widgets to play with in a page or beside a live kernel."""

@@ -1,0 +1,59 @@
+"""What was found for runs: each file computes, keeps and tabulates one thing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from snp_lib.experiments import Experiment
+from snp_lib.results import heads, latency, pruning, stages
+from snp_lib.results.setting import Measurement
+from snp_lib.store import Run, run
+
+MEASUREMENTS: dict[str, Callable[[Run], Sequence[Measurement]]] = {
+    "stages": stages.stages_of,
+    "heads": stages.heads_of,
+    "readouts": stages.readouts_of,
+    "silencing": stages.silencing_of,
+    "ablation": heads.ablation_of,
+    "pruning": pruning.prunings_of,
+    "latency": latency.latency_of,
+}
+"""Name → what a run has of it, in order of value; none where it does not apply. One measurement more is one more entry."""
+
+
+def measure(runs: Iterable[Run], *what: str | Measurement, device: str = "auto", refresh: bool = False, progress: bool = True) -> None:
+    """Make measurements of runs where nobody has made them yet, and keep them with the runs.
+
+    Args:
+        what: names of ``MEASUREMENTS``, ``all``, or single measurements with options of their own.
+
+    Raises:
+        ValueError: an unknown name.
+        StoreError: the weights of a run are not here, or what is kept is damaged.
+    """
+    for finished in runs:
+        for measurement in measurements_of(finished, *what):
+            measurement.make(finished, device=device, refresh=refresh, progress=progress)
+
+
+def measurements_of(finished: Run, *what: str | Measurement) -> list[Measurement]:
+    """The measurements meant by these names for a run; raises ValueError for an unknown one."""
+    names = [name for item in what for name in (MEASUREMENTS if item == "all" else [item])]
+    if unknown := [name for name in names if isinstance(name, str) and name not in MEASUREMENTS]:
+        raise ValueError(f"unknown measurement {unknown[0]!r}; there are {', '.join(MEASUREMENTS)}, and all")
+    return [each for name in names for each in (MEASUREMENTS[name](finished) if isinstance(name, str) else [name])]
+
+
+def run_all(experiments: Iterable[Experiment], *, measured: Sequence[str | Measurement] = (), **options: Any) -> list[Run]:
+    """The finished runs of several experiments, in their order, measured while the weights are there.
+
+    Args:
+        measured: what :func:`measure` is to make of each.
+        options: as for :func:`snp_lib.run`, from which the errors come too.
+    """
+    runs = []
+    for experiment in experiments:
+        runs.append(run(experiment, **options))
+        measure(runs[-1:], *measured, device=options.get("device", "auto"), progress=options.get("progress", True))
+    return runs

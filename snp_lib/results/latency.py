@@ -1,0 +1,197 @@
+"""Latency of runs pruned for real, and of the networks of several runs against each other."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from snp_lib import latency
+from snp_lib.analysis.committee import SoftCommittee
+from snp_lib.experiments import Scale
+from snp_lib.machine import choose_device
+from snp_lib.pruning import blocked, compact
+from snp_lib.results.pruning import THETAS, masks_of
+from snp_lib.results.setting import Measurement, Setting
+from snp_lib.store import Run
+from snp_lib.store.derived import Arrays
+
+FORMS = ("compact", "blocks")  # as snp_lib.pruning.Macs names them
+SPREAD = ("ratio", "low", "high")
+SECONDS: dict[Scale, float] = {"smoke": 2.0, "small": 60.0, "medium": 60.0, "paper": 60.0}  # for each batch size
+COLUMNS = ("seconds", "low", "high", "ratio", "ratio_low", "ratio_high", "noise_low", "noise_high", "macs", "parameters", "passes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrunedLatency(Measurement):
+    """Seconds of a forward pass of a run pruned by ANDC at every θ, in each form, over those of the dense network.
+
+    All are timed in the same rounds, the dense network twice (see :mod:`snp_lib.latency`). Latency depends on which
+    weights are there and not on their values, so a record without weights will do. A mask multiplied into dense weights
+    costs what the dense network costs; it is not listed.
+
+    Arrays by name: ``thetas`` (θ,), ``batches`` (b,); ``ratio`` (b, form, θ, 3), median, 5th and 95th percentile over
+    rounds, the forms in the order of ``FORMS``; ``noise`` (b, 3), the same of the dense network to itself;
+    ``seconds`` (b,) and ``passes`` (b,) of the dense network; ``threads`` (1,).
+
+    Attributes:
+        thetas: None: those of the scale, see ``snp_lib.results.pruning.THETAS``.
+        batches: inputs of a pass.
+        seconds: for each batch size; None: that of the scale, see ``SECONDS``.
+        device: where it is timed: ``auto``, ``cpu`` or ``cuda``.
+    """
+
+    what: ClassVar[str] = "latency"
+    thetas: tuple[float, ...] | None = None
+    batches: tuple[int, ...] = (1, 256)
+    seconds: float | None = None
+    device: str = "auto"
+
+    def name(self, run: Run) -> str:
+        return f"latency-pruned-{choose_device(self.device).type}"
+
+    def options(self, run: Run) -> dict[str, Any]:
+        kept = {"thetas": list(self._thetas(run)), "batches": list(self.batches), "device": choose_device(self.device).type}
+        return kept | ({} if self.seconds is None else {"seconds": self.seconds})
+
+    def _thetas(self, run: Run) -> tuple[float, ...]:
+        return self.thetas or THETAS[run.experiment.scale]
+
+    def compute(self, setting: Setting) -> Arrays:
+        run, thetas = setting.run, self._thetas(setting.run)
+        dense = run.network(0)  # any weights will do
+        networks: dict[str, nn.Module] = {"dense": dense}
+        for theta in thetas:
+            masks = masks_of(run, "andc", theta, dense)
+            networks |= {f"compact {theta:g}": compact(dense, masks)[0], f"blocks {theta:g}": blocked(dense, masks)}
+        limit, device = self.seconds or SECONDS[run.experiment.scale], choose_device(self.device)
+        timed = [latency.compare(networks, batch, device, limit=limit) for batch in self.batches]
+
+        def triple(spread: latency.Spread) -> list[float]:
+            return [spread.median, spread.low, spread.high]
+
+        return {
+            "thetas": np.array(thetas),
+            "batches": np.array(self.batches),
+            "ratio": np.array([[[triple(each.ratio(f"{form} {theta:g}")) for theta in thetas] for form in FORMS] for each in timed]),
+            "noise": np.array([triple(each.noise) for each in timed]),
+            "seconds": np.array([each.reference.spread.median for each in timed]),
+            "passes": np.array([each.reference.passes for each in timed]),
+            "threads": np.array([torch.get_num_threads()]),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Measurement):
+    """Networks of several runs timed against the first of them, all in turn in every round (see :mod:`snp_lib.latency`).
+
+    Latency depends on shapes and not on weights, so records will do. Kept with the first run of the first network.
+
+    Arrays by name, those of ``COLUMNS`` (batch, network), and ``threads`` (1,).
+
+    Attributes:
+        networks: name → the run whose network is meant, or several, which stand for their soft committee.
+        label: of this comparison, a plain file name.
+        batches: inputs of a pass.
+        compiled: time what ``torch.compile`` makes of them.
+        device: where it is timed: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        ValueError: no network.
+    """
+
+    what: ClassVar[str] = "comparison"
+    networks: Mapping[str, Sequence[Run]]
+    label: str
+    batches: tuple[int, ...] = (1,)
+    compiled: bool = False
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not self.networks:
+            raise ValueError("name at least one network to time")
+
+    @property
+    def reference(self) -> Run:
+        """The run that all are timed against, and with which the result is kept."""
+        return next(iter(self.networks.values()))[0]
+
+    def name(self, run: Run) -> str:
+        return f"latency-{self.label}-{'compiled-' if self.compiled else ''}{choose_device(self.device).type}"
+
+    def options(self, run: Run) -> dict[str, Any]:
+        # a list, as results stand in this order
+        shapes = [[key, [[run.experiment.model, run.experiment.model_options] for run in runs]] for key, runs in self.networks.items()]
+        return {"networks": shapes, "batches": list(self.batches), "compiled": self.compiled, "device": choose_device(self.device).type}
+
+    def compute(self, setting: Setting) -> Arrays:
+        models, device = {key: _network(runs) for key, runs in self.networks.items()}, choose_device(self.device)
+        limit, timed = SECONDS[self.reference.experiment.scale], []
+        for batch in self.batches:
+            with _compiled(models) if self.compiled else contextlib.nullcontext(models) as forms:
+                timed.append(latency.compare(forms, batch, device, limit=limit).rows())
+        arrays = {column: np.array([[row[column] for row in rows] for rows in timed]) for column in COLUMNS}
+        return arrays | {"threads": np.array([torch.get_num_threads()])}
+
+
+def latency_of(run: Run) -> list[Measurement]:
+    """What a run has for chapter 5: the latency of its pruned forms."""
+    return [] if run.experiment.lean or not run.prunable else [PrunedLatency()]
+
+
+def pruned_latency(runs: Sequence[Run], *, thetas: Sequence[float] | None = None, device: str = "auto") -> pd.DataFrame:
+    """Latency of pruned networks over that of the dense one: one row per seed, batch, form and θ.
+
+    Returns:
+        Columns seed, batch, form (``compact``, ``blocks`` or ``dense``, which is the dense network once more and shows the
+        noise), theta (NaN for dense); ratio, low and high, the median, 5th and 95th percentile over rounds.
+    """
+    rows, timing = [], PrunedLatency(thetas=None if thetas is None else tuple(thetas), device=device)
+    for run in runs:
+        arrays = timing.read(run)
+        for b, batch in enumerate(arrays["batches"]):
+            key = {"seed": run.experiment.seed, "batch": batch}
+            rows.append(key | {"form": "dense", "theta": np.nan} | dict(zip(SPREAD, arrays["noise"][b], strict=True)))
+            for f, form in enumerate(FORMS):
+                for t, theta in enumerate(arrays["thetas"]):
+                    rows.append(key | {"form": form, "theta": theta} | dict(zip(SPREAD, arrays["ratio"][b, f, t], strict=True)))
+    return pd.DataFrame(rows)
+
+
+def latencies(comparison: Comparison) -> pd.DataFrame:
+    """Networks timed against the first of them: one row per batch and network.
+
+    Returns:
+        Columns network and batch; seconds of a pass with low and high, ratio to the first network with ratio_low and
+        ratio_high, noise_low and noise_high within which the ratio of the first to itself stays (medians, 5th and 95th
+        percentiles over rounds); macs of one input, parameters, passes; threads.
+    """
+    arrays = comparison.read(comparison.reference)
+    rows: list[dict[str, Any]] = []
+    for b, batch in enumerate(comparison.batches):
+        for n, key in enumerate(comparison.networks):
+            rows.append({"network": key, "batch": batch} | {column: arrays[column][b, n] for column in COLUMNS})
+    return pd.DataFrame(rows).assign(threads=int(arrays["threads"][0]))
+
+
+@contextlib.contextmanager
+def _compiled(models: Mapping[str, nn.Module]) -> Iterator[dict[str, nn.Module]]:
+    """The models compiled for the shape that they meet first.
+
+    Networks of one class share its forward pass, and torch goes back to the eager one, silently, once that has been
+    compiled some eight times: so the limit is raised, and reaching it is an error.
+    """
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(recompile_limit=8 + len(models), fail_on_recompile_limit_hit=True):
+        yield {key: cast(nn.Module, torch.compile(model, dynamic=False)) for key, model in models.items()}
+
+
+def _network(runs: Sequence[Run]) -> nn.Module:
+    members: list[nn.Module] = [run.network(0) for run in runs]  # any weights will do
+    return members[0] if len(members) == 1 else SoftCommittee(members)

@@ -1,0 +1,123 @@
+"""A run opened for measuring, and what every measurement kept with a run has in common."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from snp_lib import data
+from snp_lib.data import Dataset
+from snp_lib.machine import choose_device, uses_bfloat16
+from snp_lib.models import Network
+from snp_lib.store import Run, StoreError, derived
+from snp_lib.store.derived import Arrays
+from snp_lib.training.preparation import preparation
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A run with its data set, its network on the device and the preparation of inputs, each opened once, on first use.
+
+    Attributes:
+        device: ``auto``, ``cpu`` or ``cuda``.
+        progress: show progress bars.
+    """
+
+    run: Run
+    device: str = "auto"
+    progress: bool = True
+
+    @functools.cached_property
+    def torch_device(self) -> torch.device:
+        """The device of the network and of every batch."""
+        return choose_device(self.device)
+
+    @functools.cached_property
+    def dataset(self) -> Dataset:
+        """The data set of the run's experiment."""
+        experiment = self.run.experiment
+        return data.load(experiment.dataset, size=experiment.dataset_size, progress=self.progress)
+
+    @functools.cached_property
+    def network(self) -> Network:
+        """The trained network on the device, in eval mode; raises StoreError where the weights are not here."""
+        return self.network_at(None)
+
+    def network_at(self, epoch: int | None) -> Network:
+        """The same after so many epochs; None: at the end."""
+        return self.run.network(epoch).to(self.torch_device)
+
+    @functools.cached_property
+    def prepare(self) -> Callable[[Tensor], Tensor]:
+        """From inputs on the device to what the network reads when it is tested."""
+        inputs = self.dataset.train.inputs.to(self.torch_device)
+        return preparation(self.run.experiment.recipe, inputs, self.dataset.num_classes).plain
+
+    @property
+    def bfloat16(self) -> bool:
+        """Whether matrix products run in bfloat16, as in the training."""
+        return uses_bfloat16(self.run.experiment.recipe.precision, self.torch_device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One thing measured of a run and kept with it; the fields of a subclass are its options.
+
+    A subclass gives ``name``, ``options`` and ``compute``. Tables only :meth:`read`; what computes says :meth:`make`.
+    """
+
+    what: ClassVar[str]  # its entry in snp_lib.results.MEASUREMENTS
+
+    def name(self, run: Run) -> str:
+        """Plain file name of the measurement, such as ``stage-004``."""
+        raise NotImplementedError
+
+    def options(self, run: Run) -> dict[str, Any]:
+        """Whatever the result depends on besides the run, as JSON values."""
+        raise NotImplementedError
+
+    def compute(self, setting: Setting) -> Arrays:
+        """The arrays, computed now."""
+        raise NotImplementedError
+
+    def make(self, run: Run, *, device: str = "auto", refresh: bool = False, progress: bool = True) -> Arrays:
+        """The arrays from where they are kept, else computed now and kept.
+
+        Args:
+            device: see :class:`Setting`.
+            refresh: compute anew even where they are kept.
+
+        Raises:
+            StoreError: what is kept is damaged, or the weights of the run are not here.
+            ValueError: options that the run cannot have.
+        """
+        compute = functools.partial(self.compute, Setting(run, device, progress))
+        return derived.derived(run, self.name(run), self.options(run), compute, refresh=refresh)
+
+    def read(self, run: Run) -> Arrays:
+        """The arrays from where they are kept; raises StoreError, saying what to run, where nobody made them."""
+        arrays = derived.find(run, self.name(run), self.options(run))
+        if arrays is None:
+            raise StoreError(
+                f"{run.experiment.id} has no measurement {self.name(run)} with these options. Make it with "
+                f"`{run.experiment.command('measure')} --what {self.what}`, or in Python with {type(self).__name__}(…).make(run)."
+            )
+        return arrays
+
+
+def heads_needed(run: Run) -> list[str]:
+    """The ``mha`` sites of a run; raises ValueError where it has none."""
+    sites = run.sites_of("mha")
+    if not sites:
+        raise ValueError(f"{run.experiment.id} has no mha site, so no heads; its sites are {', '.join(run.sites)}")
+    return sites
+
+
+def seeds_of(runs: Iterable[Run]) -> list[int]:
+    """Seeds of runs, in their order."""
+    return [run.experiment.seed for run in runs]

@@ -1,0 +1,223 @@
+"""Every figure draws what it is given: one table of (plot, table) → axes, lines and entries of the legend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import product
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+
+from snp_lib import plots
+from snp_lib.plots.style import CONTROL, NAMES
+
+RNG = np.random.default_rng(0)
+KINDS = ["mha", "ff_hidden", "ff", "block"]
+
+
+def rows(**values: list[Any]) -> pd.DataFrame:
+    """Two seeds of every combination of these values, with two random measures and bars around one."""
+    table = pd.DataFrame([dict(zip(values, each, strict=True)) | {"seed": seed} for each in product(*values.values()) for seed in (0, 1)])
+    snr = RNG.uniform(1, 2, len(table))
+    return table.assign(snr=snr, accuracy=RNG.random(len(table)), low=snr - 0.1, high=snr + 0.1)
+
+
+STAGES = rows(block=[1, 2, 3], kind=KINDS, epoch=[0, 1, 9])
+TRAINED, UNTRAINED = STAGES[STAGES.epoch == 9], STAGES[STAGES.epoch == 0]
+READOUTS = rows(block=[1, 2, 3], kind=["mha", "ff"], readout=["flat", "mean"])
+HEADS = rows(heads=[2, 4, 8])
+THRESHOLDS = rows(theta=[0.2, 0.3, 0.5], block=[1, 2])
+ARMS = rows(arm=["dense", "andc", "shuffled"], theta=[0.3, 0.5]).assign(density=0.5, kept=0.5, blocks=0.7, compact=0.9)
+TIMES = rows(batch=[1, 128], form=["dense", "blocks", "compact"], theta=[0.3, 0.5]).assign(ratio=1.0)
+NETWORKS = rows(batch=[1, 128], network=["all", "fast"]).query("seed == 0")
+NETWORKS = NETWORKS.assign(ratio=1.0, ratio_low=0.9, ratio_high=1.1, sd=np.nan, on_frontier=True)
+MATRIX = RNG.normal(size=(4, 4))
+KIND_NAMES = [NAMES[kind] for kind in KINDS]
+
+Y, BOTH = {"snr": "SNR"}, {"snr": "SNR", "accuracy": "accuracy"}
+
+FIGURES: dict[str, tuple[Callable[..., Figure], tuple[Any, ...], dict[str, Any], list[int], list[str]]] = {
+    "one line": (plots.curves, (HEADS, "heads", Y), {"log": True, "zero": False}, [1], []),
+    "a named line": (plots.curves, (HEADS, "heads", BOTH), {"names": "measured"}, [1, 1], ["measured"]),
+    "a line for each kind": (plots.curves, (TRAINED, "block", BOTH), {"by": "kind"}, [4, 4], KIND_NAMES),
+    "with a control": (
+        plots.curves,
+        (TRAINED, "block", Y),
+        {"by": "kind", "control": UNTRAINED, "at": 1},
+        [4 + 4 + 1],
+        [*KIND_NAMES, "control: outputs shuffled"],
+    ),
+    "a control that has no such column": (
+        plots.curves,
+        (TRAINED, "block", Y),
+        {"by": "kind", "control": UNTRAINED.drop(columns="kind"), "control_name": "all"},
+        [4 + 1],
+        [*KIND_NAMES, "all"],
+    ),
+    "colours choose the lines": (
+        plots.curves,
+        (TRAINED, "block", Y),
+        {"by": "kind", "colors": {"ff": "red", "mha": "blue"}, "names": {"ff": "last", "mha": "first"}},
+        [2],
+        ["last", "first"],
+    ),
+    "shades": (
+        plots.curves,
+        (THRESHOLDS, "theta", Y),
+        {"by": "block", "colors": "red", "names": "encoder {}"},
+        [2],
+        ["encoder 1", "encoder 2"],
+    ),
+    "over training": (plots.curves, (STAGES, "epoch", Y), {"by": "kind", "at": 1, "zero": False}, [4 + 1], KIND_NAMES),
+    "a panel for each kind": (
+        plots.curves,
+        (STAGES, "block", Y),
+        {"panel": "kind", "by": "epoch", "names": {0: "untrained"}},
+        [3] * 4,
+        ["untrained", "1", "9"],
+    ),
+    "a grid": (
+        plots.curves,
+        (TRAINED, "block", BOTH),
+        {"panel": "kind", "names": "trained", "control": UNTRAINED, "control_name": "untrained"},
+        [2] * 8,
+        ["trained", "untrained"],
+    ),
+    "styles": (
+        plots.curves,
+        (READOUTS, "block", Y),
+        {"panel": "kind", "styles": "readout", "control": READOUTS, "control_name": "untrained"},
+        [4, 4],
+        ["flat", "mean", "untrained"],
+    ),
+    "styles of each line": (
+        plots.curves,
+        (READOUTS, "block", Y),
+        {"by": "kind", "styles": "readout"},
+        [4],
+        [NAMES["mha"], NAMES["ff"], "flat", "mean"],
+    ),
+    "dots": (plots.scatter, (HEADS, "snr", "accuracy"), {"xlabel": "x", "ylabel": "y"}, [2], []),
+    "intervals": (plots.correlations, (TRAINED[TRAINED.kind == "ff"].assign(correlation=0.3),), {}, [2 + 1], []),
+    "distributions": (
+        plots.histograms,
+        ({"labels": {"a": np.array([1, 2, 2]), "b": np.array([], dtype=int)}, "noise": {"a": np.array([3]), "b": np.array([70])}},),
+        {"colors": {"a": "red", "b": "blue"}},
+        [1, 2],
+        ["a", "b"],
+    ),
+    "arms": (plots.pareto, (ARMS, {"snr": "before", "accuracy": "after"}), {}, [3, 3], ["intact", "ANDC", "ANDC mask shuffled"]),
+    "forms": (
+        plots.removal,
+        (ARMS[ARMS.arm == "andc"],),
+        {},
+        [3 + 1],
+        ["weights kept (no dense product reaches it)", "one product per block", "dead units removed", "dense"],
+    ),
+    "times": (plots.latency, (TIMES,), {}, [3, 3], ["dense again", "one product per block", "dead units removed"]),
+    "networks": (plots.frontier, (NETWORKS,), {"colors": {"all": "red", "fast": "blue"}}, [3, 3], ["all", "fast"]),
+    "one unit": (plots.matrix_triptych, (MATRIX, MATRIX > 1, [[0, 1], [3]]), {}, [0, 0, 0], []),
+    "masks": (plots.masks, ({"a": MATRIX > 0, "b": MATRIX > 1},), {}, [0, 0], []),
+}
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    plt.close("all")
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_has_an_axis_a_line_and_a_name_for_all_it_is_given(name: str) -> None:
+    plot, args, options, lines, entries = FIGURES[name]
+    figure = plot(*args, **options)
+    shown = [axis for axis in figure.axes if axis.axison]
+    drawn = [[line for line in axis.lines if len(np.atleast_1d(line.get_xdata())) and line.get_label() != "_errorbar"] for axis in shown]
+    assert [len(of_axis) for of_axis in drawn] == lines
+    assert [text.get_text() for legend in figure.legends for text in legend.get_texts()] == entries
+    figure.canvas.draw()  # what a page does: nothing may collapse or warn
+
+
+def test_a_line_is_the_mean_over_seeds_in_the_colour_of_its_kind() -> None:
+    (axis,) = plots.curves(TRAINED, "block", Y, by="kind", control=UNTRAINED).axes
+    for line, kind in zip(axis.lines[:4], KINDS, strict=True):
+        np.testing.assert_allclose(np.asarray(line.get_ydata()), TRAINED[TRAINED.kind == kind].groupby("block").snr.mean())
+        assert to_hex(line.get_color()) == plots.COLORS[kind]
+    for line, kind in zip(axis.lines[4:], KINDS, strict=True):  # the control is grey, its dots say of what
+        np.testing.assert_allclose(np.asarray(line.get_ydata()), UNTRAINED[UNTRAINED.kind == kind].groupby("block").snr.mean())
+        assert (to_hex(line.get_color()), to_hex(line.get_markerfacecolor())) == (CONTROL, plots.COLORS[kind])
+
+
+def test_shades_go_from_light_to_dark_in_the_colour_of_the_panel() -> None:
+    figure = plots.curves(STAGES, "block", Y, panel="kind", by="epoch")
+    for axis, kind in zip(figure.axes, KINDS, strict=True):
+        brightness = [sum(to_rgb(line.get_color())) for line in axis.lines]
+        assert brightness == sorted(brightness, reverse=True)
+        assert to_hex(axis.lines[-1].get_color()) == plots.COLORS[kind]
+        assert axis.get_title() == NAMES[kind]
+
+
+def test_panels_of_a_row_share_an_axis_that_shows_all_of_them() -> None:
+    figure = plots.curves(TRAINED, "block", BOTH, panel="kind", control=UNTRAINED)
+    assert [axis.get_title() for axis in figure.axes] == KINDS + [""] * 4
+    assert figure.axes[0].get_ylim() == figure.axes[3].get_ylim()
+    assert all(axis.get_ylim()[0] == 0 and axis.get_ylim()[1] > STAGES.accuracy.max() for axis in figure.axes[:4])
+
+
+@pytest.mark.parametrize(
+    ("table", "x", "options", "scale", "ticks"),
+    [
+        (TRAINED, "block", {}, "linear", ["1", "2", "3"]),
+        (STAGES, "epoch", {}, "symlog", ["0", "1", "9"]),
+        (HEADS, "heads", {"log": True}, "log", ["2", "4", "8"]),
+        (rows(epoch=list(range(1, 17))), "epoch", {}, "linear", None),
+    ],
+)
+def test_ticks_stand_at_the_values_where_these_are_few(
+    table: pd.DataFrame, x: str, options: dict[str, Any], scale: str, ticks: list[str] | None
+) -> None:
+    (axis,) = plots.curves(table, x, Y, **options).axes
+    assert axis.get_xscale() == scale
+    if ticks is not None:
+        assert [label.get_text() for label in axis.get_xticklabels()] == ticks
+    assert axis.get_xlabel() == {"block": "encoder", "epoch": "finished epochs"}.get(x, x)
+
+
+def test_a_value_that_is_missing_leaves_no_gap() -> None:
+    table = HEADS.assign(snr=HEADS.snr.where(HEADS.heads != 4))
+    assert np.asarray(plots.curves(table, "heads", Y).axes[0].lines[0].get_xdata()).tolist() == [2, 8]
+
+
+def test_shares_of_claims_are_those_of_each_label() -> None:
+    figure = plots.claim_maps({"a": RNG.integers(0, 9, (4, 30)), "b": np.zeros((4, 30), dtype=int)})
+    np.testing.assert_allclose(np.asarray(figure.axes[0].images[0].get_array()).sum(axis=0), 1)
+    assert len(figure.axes) == 3  # and a scale of the shades
+
+
+def test_bars_of_a_benchmark_are_its_ratios() -> None:
+    ways = pd.DataFrame({"way": ["a", "b"], "ratio": [1.0, 2.0], "from": [1.0, 1.8], "to": [1.0, 2.2]})
+    bars: list[Any] = list(plots.ladder(ways).axes[0].patches)
+    assert [bar.get_width() for bar in bars] == [1.0, 2.0]
+
+
+def test_bars_of_pruned_networks_are_means_over_seeds() -> None:
+    arms, times = plots.pareto(ARMS, {"accuracy": "before"}).axes, plots.latency(TIMES).axes
+    assert [axis.get_title() for axis in times] == ["1 image at a time", "128 images at a time"]
+    andc = ARMS[ARMS.arm == "andc"].groupby("theta").accuracy.mean()
+    blocks = TIMES[(TIMES.form == "blocks") & (TIMES.batch == 1)].groupby("theta").ratio.mean()
+    drawn: list[Any] = [arms[0].containers[0], times[0].containers[0]]
+    for bars, expected in zip(drawn, (100 * andc, blocks), strict=True):
+        np.testing.assert_allclose(bars.lines[0].get_ydata().astype(float), expected)
+
+
+@pytest.mark.parametrize("count", [1, 5, 10, 13])
+def test_names_have_colours_of_their_own(count: int) -> None:
+    names = [str(i) for i in range(count)]
+    colors = plots.distinct(names)
+    assert list(colors) == names
+    assert len(set(colors.values())) == count

@@ -1,0 +1,27 @@
+"""A run with stages, its measurements beside it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from shared import shortened
+
+from snp_lib import store
+from snp_lib.store import Run
+
+
+@pytest.fixture(scope="session")
+def run_with_stages(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SNP_RUNS_DIR", str(tmp_path_factory.mktemp("stages")))
+        return store.run(replace(shortened("staged"), snapshots=(1,)), device="cpu", progress=False)
+
+
+@pytest.fixture
+def staged(run_with_stages: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Of two epochs, with a snapshot after the first; what is measured of it stays, and no record is in reach."""
+    monkeypatch.setenv("SNP_RUNS_DIR", str(run_with_stages.path.parent))
+    monkeypatch.setenv("SNP_RECORDS_DIR", str(tmp_path / "records"))
+    return run_with_stages

@@ -1,0 +1,50 @@
+"""What tests share: shortened experiments, few data, the one list of skipped tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import NoReturn
+
+import jaxtyping
+import pytest
+
+from snp_lib import data, experiments
+from snp_lib.data import Dataset, Split
+
+SKIPS = {
+    "cifar100": "set SNP_TEST_DATA to a folder that holds cifar-100-python (torchvision's layout)",
+    "flowers102": "set SNP_TEST_DATA to a folder that holds flowers-102 (torchvision's layout)",
+    "book": "build the book first (make book): the browser tests open its pages",
+    "cuda": "run on a machine with a CUDA device: a graph is recorded there",
+    "browser": "install Chromium: the browser tests need a browser",
+}
+
+
+def skip(name: str) -> NoReturn:
+    """Skip the running test for a reason of the list above."""
+    pytest.skip(SKIPS[name])
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Signatures unchecked, as for a reader, so that the library's own check of a wrong value is reached."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def shortened(name: str = "cct-test", seed: int = 0) -> experiments.Experiment:
+    """The smoke experiment with two epochs for the network and two for the readouts."""
+    smoke = experiments.get("cct", "smoke", seed)
+    return smoke.vary(name, snapshots=None, recipe=replace(smoke.recipe, epochs=2, eval_every=1), readout=replace(smoke.readout, epochs=2))
+
+
+def first_digits() -> Dataset:
+    """The first 192 training and 100 test images, at 8 pixels: real, and trained on in a blink."""
+    digits = data.load("digits")
+    train, test = (Split(s.inputs[:n], s.labels[:n]) for s, n in ((digits.train, 192), (digits.test, 100)))
+    return replace(digits, train=train, test=test)
