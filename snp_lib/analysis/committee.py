@@ -5,7 +5,8 @@ Members come as logits (member, image, label) on the same images. Nothing here t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal, get_args
@@ -28,6 +29,17 @@ class Members:
     labels: Int[np.ndarray, " image"]
     names: tuple[str, ...]
 
+    @functools.cached_property
+    def held(self) -> Float[np.ndarray, "member image label"]:
+        """What each member holds of every label, softmax of its logits."""
+        return np.asarray(softmax(self.logits, axis=-1))
+
+    def some(self, chosen: Sequence[int]) -> Members:
+        """These members alone."""
+        part = Members(self.logits[list(chosen)], self.labels, tuple(self.names[m] for m in chosen))
+        vars(part)["held"] = self.held[list(chosen)]  # not computed once more for every committee
+        return part
+
 
 class SoftCommittee(nn.Module):
     """Networks that decide by the mean of their logits, as one network: inputs to logits (N, num_classes)."""
@@ -44,12 +56,19 @@ class SoftCommittee(nn.Module):
         return total / len(self.members)
 
 
-def decide(logits: Float[np.ndarray, "member image label"], rule: Rule = "mean logit") -> Int[np.ndarray, " image"]:
+def decide(
+    logits: Float[np.ndarray, "member image label"],
+    rule: Rule = "mean logit",
+    held: Float[np.ndarray, "member image label"] | None = None,
+) -> Int[np.ndarray, " image"]:
     """The label on which a committee agrees for each image.
 
     - ``mean logit``: the largest mean of the members' logits.
     - ``mean softmax``: the largest mean of their probabilities.
     - ``majority vote``: the label that most members rank first; of several such labels the one of largest mean probability.
+
+    Args:
+        held: softmax of the logits, where it is at hand.
 
     Raises:
         ValueError: unknown rule, or no member.
@@ -59,7 +78,7 @@ def decide(logits: Float[np.ndarray, "member image label"], rule: Rule = "mean l
         raise ValueError(f"unknown rule {rule!r}; there are {', '.join(RULES)}")
     if rule == "mean logit":
         return np.asarray(logits.mean(axis=0).argmax(axis=-1))
-    probability = softmax(logits, axis=-1).mean(axis=0)
+    probability = (softmax(logits, axis=-1) if held is None else held).mean(axis=0)
     if rule == "mean softmax":
         return np.asarray(probability.argmax(axis=-1))
     votes = np.zeros(logits.shape[1:], dtype=np.int64)
@@ -69,13 +88,21 @@ def decide(logits: Float[np.ndarray, "member image label"], rule: Rule = "mean l
     return np.asarray(np.where(tied, probability, -1).argmax(axis=-1))
 
 
-def probabilities(logits: Float[np.ndarray, "member image label"], rule: Rule = "mean logit") -> Float[np.ndarray, "image label"]:
-    """What a committee holds of every label: softmax of the mean logit, mean softmax, or the share of votes."""
+def probabilities(
+    logits: Float[np.ndarray, "member image label"],
+    rule: Rule = "mean logit",
+    held: Float[np.ndarray, "member image label"] | None = None,
+) -> Float[np.ndarray, "image label"]:
+    """What a committee holds of every label: softmax of the mean logit, mean softmax, or the share of votes.
+
+    Args:
+        held: as for :func:`decide`.
+    """
     _check(logits)
     if rule == "mean logit":
         return np.asarray(softmax(logits.mean(axis=0), axis=-1))
     if rule == "mean softmax":
-        return np.asarray(softmax(logits, axis=-1).mean(axis=0))
+        return np.asarray((softmax(logits, axis=-1) if held is None else held).mean(axis=0))
     if rule not in RULES:
         raise ValueError(f"unknown rule {rule!r}; there are {', '.join(RULES)}")
     return np.asarray(np.eye(logits.shape[-1])[logits.argmax(axis=-1)].mean(axis=0))
@@ -91,7 +118,7 @@ def draws(members: Members, size: int) -> Iterator[Members]:
     if not 1 <= size <= count:
         raise ValueError(f"a committee of {size} needs 1 to {count} members")
     for chosen in combinations(range(count), size):
-        yield Members(members.logits[list(chosen)], members.labels, tuple(members.names[m] for m in chosen))
+        yield members.some(chosen)
 
 
 def right(members: Members, rule: Rule | None = "mean logit") -> Bool[np.ndarray, "decision image"]:

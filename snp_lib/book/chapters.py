@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import concurrent.futures
 import importlib.util
+import itertools
 import json
 import os
 import subprocess
@@ -17,9 +18,7 @@ from typing import Any
 import yaml
 from tqdm.auto import tqdm
 
-from snp_lib.book.claims import load_claims
 from snp_lib.book.notebook import tidy
-from snp_lib.book.reporting import Reported
 from snp_lib.machine import BOOK, data_dir, records_dir, runs_dir
 
 LAST = "Results"
@@ -97,7 +96,11 @@ def reproduce(
     defaults = {} if in_place and not asked else {"device": device, "refresh": refresh}  # a committed chapter shows its own
     chosen, failed, numbers = select(names), {}, []
     given = {stem: _given(path, asked, defaults, strict=bool(names)) for stem, path in chosen.items()}
-    shared = {"SNP_DATA_DIR": data_dir(), "SNP_RUNS_DIR": runs_dir(), "SNP_RECORDS_DIR": records_dir()}  # in full: kernels start in book/
+    shared: dict[str, object] = {
+        "SNP_DATA_DIR": data_dir(),
+        "SNP_RUNS_DIR": runs_dir(),
+        "SNP_RECORDS_DIR": records_dir(),
+    }  # kernels start in book/
     shared |= {"SNP_ACCEPT": int(accept)} | ({"OMP_NUM_THREADS": max(1, (os.cpu_count() or 1) // jobs)} if jobs > 1 else {})
     with tempfile.TemporaryDirectory() as folder:
         target, logs = Path(folder) if in_place else runs_dir() / "chapters", {stem: Path(folder) / f"{stem}.jsonl" for stem in chosen}
@@ -109,7 +112,7 @@ def reproduce(
         last = set(parts().get(LAST, {}))
         with concurrent.futures.ThreadPoolExecutor(jobs) as workers, tqdm(total=len(chosen), desc="chapters", unit="chapter") as bar:
             for stems in ([stem for stem in chosen if stem not in last], [stem for stem in chosen if stem in last]):
-                waiting = {workers.submit(execute, stem): stem for stem in stems}
+                waiting = {workers.submit(execute, stem): stem for stem in (from_both_ends(stems) if jobs > 1 else stems)}
                 for done in concurrent.futures.as_completed(waiting):
                     stem = waiting[done]
                     if (reason := done.result()) is not None:
@@ -119,11 +122,17 @@ def reproduce(
                         chosen[stem].write_text(tidy(executed), encoding="utf-8")
                     bar.update()
         for log in (log for log in logs.values() if log.exists()):
-            numbers += [Reported(**json.loads(line)) for line in log.read_text(encoding="utf-8").splitlines()]
+            numbers += [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     print(table(numbers))
     for stem in (stem for stem in chosen if stem in failed):
         print(f"FAILED {stem}: {failed[stem]}")
     return 1 if failed else 0
+
+
+def from_both_ends(names: Sequence[str]) -> list[str]:
+    """First, last, second, last but one …: neighbours share trainings, and one would wait for the other's."""
+    half = (len(names) + 1) // 2
+    return [name for pair in itertools.zip_longest(names[:half], reversed(names[half:])) for name in pair if name is not None]
 
 
 def _given(path: Path, asked: Mapping[str, Any], defaults: Mapping[str, Any], *, strict: bool) -> dict[str, Any]:
@@ -153,12 +162,14 @@ def _execute(path: Path, output: Path, parameters: Mapping[str, Any], environmen
     return f"{errors[0]['ename']}: {errors[0]['evalue']}"
 
 
-def table(numbers: Sequence[Reported]) -> str:
-    """One line per claim: verdict, mean ± sd, n, scale and the claim in words."""
-    claims = load_claims()
+def table(numbers: Sequence[Mapping[str, Any]]) -> str:
+    """One line per claim: its name, verdict, mean ± sd, n and scale; numbers that are no claim have no verdict.
+
+    Args:
+        numbers: the fields of :class:`snp_lib.book.reporting.Reported`, as chapters log them.
+    """
     lines = [f"{'claim':32} {'verdict':16} {'ours':>22} {'n':>2} scale"]
-    for number in numbers:
-        if number.name in claims:
-            spread = "" if number.sd is None else f" ± {number.sd:.3g}"
-            lines.append(f"{number.name:32} {number.verdict or '':16} {f'{number.mean:.4g}{spread}':>22} {number.n:2} {number.scale}")
+    for number in (number for number in numbers if number["verdict"] is not None):
+        ours = f"{number['mean']:.4g}" + ("" if number["sd"] is None else f" ± {number['sd']:.3g}")
+        lines.append(f"{number['name']:32} {number['verdict']:16} {ours:>22} {number['n']:2} {number['scale']}")
     return "\n".join(lines) if len(lines) > 1 else "no claim was reported"

@@ -122,7 +122,7 @@ def by_size(table: pd.DataFrame, columns: Sequence[str], digits: int) -> pd.Data
         table: of :func:`committees`.
     """
     means = table.groupby(["kind", "size", "rule"], sort=False)[list(columns)].mean()
-    return (100 * means).round(digits).unstack("rule")
+    return pd.DataFrame((100 * means).round(digits).unstack("rule"))
 
 
 def claimed_gains(table: pd.DataFrame) -> dict[str, list[float]]:
@@ -175,7 +175,7 @@ def _of_members(members: Members) -> dict[str, Any]:
 
 
 def _decided(members: Members, rule: Rule, mean: float, best: float) -> dict[str, Any]:
-    decided, held = committee.decide(members.logits, rule), committee.probabilities(members.logits, rule)
+    decided, held = (make(members.logits, rule, members.held) for make in (committee.decide, committee.probabilities))
     together = float((decided == members.labels).mean())
     return {
         "rule": rule,

@@ -124,7 +124,7 @@ def heads_at_the_end(families: Families, *, theta: float = THETA, deals: int = 2
     columns = ["labels", "unit_clusters", "signal", "share", "noise_share", "snr"]
 
     def last(table: pd.DataFrame) -> pd.DataFrame:
-        return table[table.block == table.block.max()].groupby("heads")[columns].mean()
+        return pd.DataFrame(table[table.block == table.block.max()].groupby("heads")[columns].mean())
 
     table, dealt = (side_by_side(families, head_statistics, "heads", thetas=[theta], deals=count) for count in (0, deals))
     summary = last(table).assign(**{"snr of dealt nodes": last(dealt).snr})
@@ -142,7 +142,7 @@ def heads_compared(families: Families, *, theta: float = THETA) -> pd.DataFrame:
     """
     table = side_by_side(families, head_statistics, "network", thetas=[theta])
     last = table[table.block == table.block.max()].groupby("network", sort=False)
-    means = last[["labels", "unit_clusters", "share", "noise_share"]].mean()
+    means: pd.DataFrame = last[["labels", "unit_clusters", "share", "noise_share"]].mean()
     means["rise of SNR"] = snr_rise(table).groupby("network").rise.mean()
     means.insert(0, "test accuracy (%)", mean_accuracy(families, "network"))
     return means
@@ -205,7 +205,7 @@ def rises_compared(rises: Mapping[Any, pd.DataFrame]) -> pd.DataFrame:
         rises: network → its rises at the first and last epoch, see :func:`snp_lib.results.sites.snr_rise`.
     """
     side = pd.concat([table.assign(network=name, trained=table.epoch > 0) for name, table in rises.items()])
-    side = side.groupby(["network", "kind", "trained"], sort=False).rise.agg(["mean", "std"]).unstack("trained")
+    side = pd.DataFrame(side.groupby(["network", "kind", "trained"], sort=False).rise.agg(["mean", "std"]).unstack("trained"))
     names = {False: "untrained", True: "trained"}
     return side.swaplevel(axis=1).rename(columns=names).sort_index(axis=1, ascending=[False, True])
 

@@ -222,10 +222,15 @@ def prunings_of(run: Run) -> list[Measurement]:
     """What a run has for chapter a5: every arm on all encoders and on the last one, fine-tuned, and each encoder alone, untuned."""
     if run.experiment.lean or not run.prunable:
         return []
+    return [*prunings(), *prunings(encoder=run.depth), *encoders_alone(run.depth)]
+
+
+def encoders_alone(depth: int) -> list[Pruning]:
+    """The measurements behind :func:`lost_by_encoder`: each encoder pruned alone without fine-tuning, the last one also without the
+    classifier."""
     untuned = FineTuning(epochs=0)
-    alone = [prunings(arms=("dense", *UNTUNED_ARMS), encoder=encoder, tuning=untuned) for encoder in range(1, run.depth + 1)]
-    alone.append(prunings(arms=UNTUNED_ARMS, encoder=run.depth, classifier=False, tuning=untuned))
-    return [*prunings(), *prunings(encoder=run.depth), *itertools.chain(*alone)]
+    pieces = [prunings(arms=("dense", *UNTUNED_ARMS), encoder=encoder, tuning=untuned) for encoder in range(1, depth + 1)]
+    return [*itertools.chain(*pieces), *prunings(arms=UNTUNED_ARMS, encoder=depth, classifier=False, tuning=untuned)]
 
 
 def _sets(run: Run, theta: float) -> Sets:

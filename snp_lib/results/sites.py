@@ -123,7 +123,7 @@ def snr_rise(table: pd.DataFrame) -> pd.DataFrame:
     others = [name for name in table if name not in (*KEYS, *STATISTICS, "block")]
     keys = [name for name in (*KEYS, *others) if name in table]
     if table.duplicated([*keys, "block"]).any():
-        raise ValueError(f"several rows of one encoder agree in {', '.join(keys)}: name what tells them apart in a column")
+        raise ValueError(f"several rows of one encoder agree in {', '.join(map(str, keys))}: name what tells them apart in a column")
     snr = table.sort_values("block").groupby(keys).snr  # networks of several depths have other last encoders
     return (snr.last() / snr.first()).rename("rise").reset_index()
 

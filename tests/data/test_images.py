@@ -158,7 +158,7 @@ def test_a_damaged_file_is_named_with_the_checksum_expected(damage: str, tmp_pat
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("a file where a folder should be")
+    (tmp_path / "file").write_text("a file where a folder should be", encoding="utf-8")
     with pytest.raises(DataError, match=r"cannot write to .*file/below.*SNP_DATA_DIR"):
         data.load("cifar100", tmp_path / "file" / "below")
 

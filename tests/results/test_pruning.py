@@ -24,6 +24,7 @@ from snp_lib.results.pruning import (
     all_arms,
     difference_in_points,
     difference_per_seed,
+    encoders_alone,
     lost_by_encoder,
     masks_in_blocks,
     masks_of,
@@ -197,7 +198,7 @@ def test_differences_in_words() -> None:
 
 
 def test_what_each_encoder_loses_alone(run: Run) -> None:
-    measure([run], "pruning", device="cpu", progress=False)
+    measure([run], *encoders_alone(run.depth), device="cpu", progress=False)
     table = lost_by_encoder([run])
     assert table.encoder.unique().tolist() == ["1", "2", "3 + classifier", "3"]
     row = table[(table.encoder == "2") & (table.arm == "andc")].iloc[-1]

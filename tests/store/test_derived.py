@@ -94,7 +94,7 @@ def test_a_damaged_measurement_is_refused(how: str, own_folders: Path, smoke_run
     elif how == "one bit":
         path.write_bytes(path.read_bytes()[:-1] + b"\xff")
     elif how == "no json":
-        path.with_suffix(".json").write_text("{")
+        path.with_suffix(".json").write_text("{", encoding="utf-8")
     else:
         np.savez(path, x=np.array([{}], dtype=object))
         manifest = json.loads(path.with_suffix(".json").read_bytes())

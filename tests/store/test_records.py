@@ -67,11 +67,11 @@ def test_a_run_of_an_older_definition_is_made_again(short_set: Path, monkeypatch
 def test_a_newer_run_is_not_replaced_unasked(short_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ((finished, _), _) = make_set("cct", "smoke", budget=600, device="cpu", progress=False)
     manifest = finished.path / "manifest.json"
-    newer = manifest.read_text().replace('"snp-run-1"', '"snp-run-9"')
-    manifest.write_text(newer)
+    newer = manifest.read_text(encoding="utf-8").replace('"snp-run-1"', '"snp-run-9"')
+    manifest.write_text(newer, encoding="utf-8")
     with pytest.raises(store.StoreError, match=r"newer than 'snp-run-1'.*Update snp_lib here"):
         list(make_set("cct", "smoke", budget=600, device="cpu", progress=False))
-    assert manifest.read_text() == newer
+    assert manifest.read_text(encoding="utf-8") == newer
 
 
 def test_the_command_records_a_set_and_says_when_the_budget_ended(

@@ -232,7 +232,7 @@ def test_a_flipped_byte_is_found(stored: Run) -> None:
 def test_a_damaged_manifest_is_refused(content: str | None, message: str, stored: Run) -> None:
     (stored.path / "manifest.json").unlink()
     if content is not None:
-        (stored.path / "manifest.json").write_text(content)
+        (stored.path / "manifest.json").write_text(content, encoding="utf-8")
     with pytest.raises(StoreError, match=message):
         quick()
 
