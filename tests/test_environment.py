@@ -109,5 +109,5 @@ def test_records_are_small() -> None:
             run = path.relative_to(PROJECT / "data" / "records").parts[0]
             sizes[run] = sizes.get(run, 0) + path.stat().st_size
     assert all(size <= 8_000_000 for size in sizes.values()), sizes
-    # a member of a committee cannot do without its test logits, 1.85 MB: those of the thirty-four of chapter 7 are half of this
+    # a member of a committee cannot do without its test logits, 1.85 MB: those of the thirty-four of chapter B2 are half of this
     assert sum(sizes.values()) <= 130_000_000

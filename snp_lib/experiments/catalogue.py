@@ -48,7 +48,7 @@ BY_DATASET = {"cifar100": "cct", "flowers102": "flowers", "flowers102-trainval":
 
 
 def on(dataset: str, scale: Scale, seed: int) -> Experiment:
-    """The compact transformer of chapters 1 to 5 on a data set; at smoke scale all learn the bundled digits.
+    """The compact transformer of chapters A1 to A5 on a data set; at smoke scale all learn the bundled digits.
 
     Raises:
         ValueError: unknown data set or scale.

@@ -45,7 +45,7 @@ def cct(scale: Scale, seed: int) -> Experiment:
         dataset="digits",
         dataset_size=16,
         model="cct_3_3x1",
-        model_options={"image_size": 16, "in_channels": 1, "embed_dim": 48, "num_heads": 4, "stochastic_depth": 0.0},
+        model_options={"image_size": 16, "in_channels": 1, "embed_dim": 48, "num_heads": 4, **NO_DROPOUT},
         recipe=SMOKE_12,
         readout=ReadoutRecipe(epochs=4, batch_size=64),
         snapshots=(0, 1, 4),

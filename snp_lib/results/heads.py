@@ -56,7 +56,7 @@ class Ablation(Measurement):
 
 
 def ablation_of(run: Run) -> list[Measurement]:
-    """What a run has for chapter 4: its heads switched off, where there are two of them or more."""
+    """What a run has for chapter A4: its heads switched off, where there are two of them or more."""
     return [Ablation()] if run.num_heads > 1 and run.sites_of("mha") else []
 
 

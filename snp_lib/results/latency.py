@@ -141,7 +141,7 @@ class Comparison(Measurement):
 
 
 def latency_of(run: Run) -> list[Measurement]:
-    """What a run has for chapter 5: the latency of its pruned forms."""
+    """What a run has for chapter A5: the latency of its pruned forms."""
     return [] if run.experiment.lean or not run.prunable else [PrunedLatency()]
 
 

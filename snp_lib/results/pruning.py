@@ -219,7 +219,7 @@ def prunings(
 
 
 def prunings_of(run: Run) -> list[Measurement]:
-    """What a run has for chapter a5: every arm on all encoders and on the last one, fine-tuned, and each encoder alone, untuned."""
+    """What a run has for chapter A5: every arm on all encoders and on the last one, fine-tuned, and each encoder alone, untuned."""
     if run.experiment.lean or not run.prunable:
         return []
     return [*prunings(), *prunings(encoder=run.depth), *encoders_alone(run.depth)]

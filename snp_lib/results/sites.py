@@ -124,6 +124,8 @@ def snr_rise(table: pd.DataFrame) -> pd.DataFrame:
     keys = [name for name in (*KEYS, *others) if name in table]
     if table.duplicated([*keys, "block"]).any():
         raise ValueError(f"several rows of one encoder agree in {', '.join(map(str, keys))}: name what tells them apart in a column")
+    if table.block.nunique() > 1 and (table.groupby(keys).size() == 1).any():
+        raise ValueError(f"some encoders agree with no other in {', '.join(map(str, keys))}: leave out the columns that are measured")
     snr = table.sort_values("block").groupby(keys).snr  # networks of several depths have other last encoders
     return (snr.last() / snr.first()).rename("rise").reset_index()
 

@@ -140,7 +140,7 @@ def stages(run: Run) -> list[int]:
 
 
 def stages_of(run: Run) -> list[Measurement]:
-    """What a run has for chapter 3 and 4: its nodes at every stage but the end, which is the run itself."""
+    """What a run has for chapters A3 and A4: its nodes at every stage but the end, which is the run itself."""
     return [Stage(epoch=epoch) for epoch in stages(run)[:-1]]
 
 

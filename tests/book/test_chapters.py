@@ -38,7 +38,7 @@ def test_chapter_runs_from_nothing_at_smoke_scale(name: str, runs: Path, tmp_pat
     check(execute(name, tmp_path, monkeypatch, scale="smoke", seeds="0", device="cpu"))
 
 
-FLOWERS = ("a2_snp_matrices", "a3_sharpening", "a4_symmetry_breaking", "a5_andc")
+FLOWERS = ("a1_training", "a2_snp_matrices", "a3_sharpening", "a4_symmetry_breaking", "a5_andc")
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The explorer of chapter 2 with a live kernel; the browser tests cover the published page."""
+"""The explorer of chapter A2 with a live kernel; the browser tests cover the published page."""
 
 from __future__ import annotations
 

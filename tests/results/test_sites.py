@@ -223,3 +223,5 @@ def test_a_rise_is_told_apart_by_any_column_and_never_by_none() -> None:
     assert snr_rise(table)[["dropout", "rise"]].to_numpy().tolist() == [[1.0, 2.0], [2.0, 2.0]]
     with pytest.raises(ValueError, match="several rows of one encoder agree in seed, kind"):
         snr_rise(table.drop(columns="dropout"))
+    with pytest.raises(ValueError, match="some encoders agree with no other in seed, kind, dropout, percent"):
+        snr_rise(table.assign(percent=range(4)))  # a measured column that nobody knows would tell every encoder apart

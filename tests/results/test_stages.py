@@ -1,4 +1,4 @@
-"""Tables of chapter 3 against the measurements they gather."""
+"""Tables of chapter A3 against the measurements they gather."""
 
 from __future__ import annotations
 
