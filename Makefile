@@ -47,7 +47,7 @@ test: env
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy snp_lib
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile --nbval book/*.ipynb
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist worksteal --durations=12
 
 serve:
 	test -f $(SITE)/index.html || { echo "nothing is built yet; run make book"; exit 1; }

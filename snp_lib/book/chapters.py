@@ -112,7 +112,7 @@ def reproduce(
         last = set(parts().get(LAST, {}))
         with concurrent.futures.ThreadPoolExecutor(jobs) as workers, tqdm(total=len(chosen), desc="chapters", unit="chapter") as bar:
             for stems in ([stem for stem in chosen if stem not in last], [stem for stem in chosen if stem in last]):
-                waiting = {workers.submit(execute, stem): stem for stem in (from_both_ends(stems) if jobs > 1 else stems)}
+                waiting = {workers.submit(execute, stem): stem for stem in (from_the_middle(stems) if jobs > 1 else stems)}
                 for done in concurrent.futures.as_completed(waiting):
                     stem = waiting[done]
                     if (reason := done.result()) is not None:
@@ -129,10 +129,10 @@ def reproduce(
     return 1 if failed else 0
 
 
-def from_both_ends(names: Sequence[str]) -> list[str]:
-    """First, last, second, last but one …: neighbours share trainings, and one would wait for the other's."""
-    half = (len(names) + 1) // 2
-    return [name for pair in itertools.zip_longest(names[:half], reversed(names[half:])) for name in pair if name is not None]
+def from_the_middle(names: Sequence[str]) -> list[str]:
+    """The two in the middle first, then outwards in turn: the longest come early, and neighbours, which share trainings, not at once."""
+    half = len(names) // 2
+    return [name for pair in itertools.zip_longest(reversed(names[:half]), names[half:]) for name in pair if name is not None]
 
 
 def _given(path: Path, asked: Mapping[str, Any], defaults: Mapping[str, Any], *, strict: bool) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from snp_lib.experiments.experiment import NEEDS_GPU, Entry, Experiment, Scale
 from snp_lib.performance.readout import ReadoutRecipe
-from snp_lib.training.recipe import PARK_KIM_300, SHORT_8, SMOKE_12
+from snp_lib.training.recipe import PARK_KIM_300, SHORT_8, SMOKE_8
 
 
 def vit(scale: Scale, seed: int) -> Experiment:
@@ -40,7 +40,7 @@ def vit(scale: Scale, seed: int) -> Experiment:
         return replace(short, model="vit_4_p4", model_options={"embed_dim": 96, "mlp_ratio": 2.0})
     digits = {"image_size": 16, "in_channels": 1, "embed_dim": 48, "mlp_ratio": 2.0}
     few = ReadoutRecipe(epochs=4, batch_size=64)
-    return replace(paper, dataset="digits", dataset_size=16, model="vit_3_p4", model_options=digits, recipe=SMOKE_12, readout=few)
+    return replace(paper, dataset="digits", dataset_size=16, model="vit_3_p4", model_options=digits, recipe=SMOKE_8, readout=few)
 
 
 def resnet(scale: Scale, seed: int) -> Experiment:
@@ -67,7 +67,7 @@ def resnet(scale: Scale, seed: int) -> Experiment:
     if scale == "small":
         return replace(short, model="resnet12", model_options={"stem_stride": 2})
     digits = {"image_size": 16, "in_channels": 1, "stem_stride": 2}
-    recipe, few = replace(SMOKE_12, epochs=6), ReadoutRecipe(epochs=4, batch_size=64, pooling="mean")
+    recipe, few = replace(SMOKE_8, epochs=6), ReadoutRecipe(epochs=4, batch_size=64, pooling="mean")
     return replace(paper, dataset="digits", dataset_size=16, model="resnet8", model_options=digits, recipe=recipe, readout=few)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from snp_lib.experiments.experiment import NEEDS_GPU, SCALES, Entry, Experiment, Scale
 from snp_lib.performance.readout import ReadoutRecipe
-from snp_lib.training.recipe import CCT_300, FLOWERS_150, SHORT_16, SMOKE_12
+from snp_lib.training.recipe import CCT_300, FLOWERS_150, SHORT_16, SMOKE_8
 
 NO_DROPOUT = {"attention_dropout": 0.0, "stochastic_depth": 0.0}  # keeps the fused attention of the CPU
 
@@ -46,7 +46,7 @@ def cct(scale: Scale, seed: int) -> Experiment:
         dataset_size=16,
         model="cct_3_3x1",
         model_options={"image_size": 16, "in_channels": 1, "embed_dim": 48, "num_heads": 4, **NO_DROPOUT},
-        recipe=SMOKE_12,
+        recipe=SMOKE_8,
         readout=ReadoutRecipe(epochs=4, batch_size=64),
         snapshots=(0, 1, 4),
     )

@@ -24,7 +24,7 @@ from snp_lib.store.derived import Arrays
 
 FORMS = ("compact", "blocks")  # as snp_lib.pruning.Macs names them
 SPREAD = ("ratio", "low", "high")
-SECONDS: dict[Scale, float] = {"smoke": 2.0, "small": 60.0, "medium": 60.0, "paper": 60.0}  # for each batch size
+SECONDS: dict[Scale, float] = {"smoke": 1.0, "small": 60.0, "medium": 60.0, "paper": 60.0}  # for each batch size
 COLUMNS = ("seconds", "low", "high", "ratio", "ratio_low", "ratio_high", "noise_low", "noise_high", "macs", "parameters", "passes")
 
 

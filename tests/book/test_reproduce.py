@@ -18,7 +18,7 @@ import nbformat
 import pytest
 import yaml
 
-from snp_lib.book.chapters import LAST, ReproduceError, chapters, from_both_ends, parts, reproduce, select
+from snp_lib.book.chapters import LAST, ReproduceError, chapters, from_the_middle, parts, reproduce, select
 from snp_lib.book.claims import load_claims
 from snp_lib.book.notebook import tidy
 from snp_lib.book.reporting import Reported
@@ -93,9 +93,9 @@ def test_chapters_come_in_reading_order_and_are_chosen_by_their_beginning() -> N
 
 
 def test_neighbours_are_not_executed_side_by_side() -> None:
-    assert from_both_ends([]) == []
-    assert from_both_ends(list("abcde")) == list("aebdc")
-    assert from_both_ends(list("abcd")) == list("adbc")
+    assert from_the_middle([]) == []
+    assert from_the_middle(list("abcde")) == list("bcade")
+    assert from_the_middle(list("abcd")) == list("bcad")
 
 
 def test_claims_name_chapters_of_the_book() -> None:

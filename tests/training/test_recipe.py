@@ -143,7 +143,7 @@ def test_the_cosine_never_ends_above_its_rate() -> None:
 
 
 def test_the_published_recipes_rise_to_their_rate_and_end_where_they_say() -> None:
-    assert set(PUBLISHED) == {"CCT_300", "CCT_LIGHT_200", "VGG_300", "PARK_KIM_300", "SHORT_16", "SHORT_8", "SMOKE_12", "FLOWERS_150"}
+    assert set(PUBLISHED) == {"CCT_300", "CCT_LIGHT_200", "VGG_300", "PARK_KIM_300", "SHORT_16", "SHORT_8", "SMOKE_8", "FLOWERS_150"}
     for recipe in PUBLISHED.values():
         rates = [learning_rate(recipe, step, 4) for step in range(4 * recipe.epochs)]
         assert max(rates) == pytest.approx(recipe.lr, rel=1e-3)
