@@ -34,7 +34,7 @@ def verdict_table(table: pd.DataFrame, *, name: str) -> str:
     """
     verdicts: list[Hashable] = [column for column in table if str(column).endswith("verdict")]
     long: list[Hashable] = [column for column in table if column in ("claim", "holds if")]
-    short: list[Hashable] = [column for column in table if column not in (*long, "paper")]
+    short: list[Hashable] = [column for column in table if column not in (*long, "paper", "n", "chapter", "seconds")]
     style = table.style.hide(axis="index").set_uuid(name)
     style.map(lambda verdict: f"color: {VERDICTS[verdict]}; font-weight: bold", subset=verdicts)
     style.set_properties(subset=list(table), **{"text-align": "left", "vertical-align": "top"})

@@ -327,11 +327,18 @@ def lost_by_encoder(runs: Sequence[Run]) -> pd.DataFrame:
     return table.assign(lost=100 * (table.seed.map(intact) - table.before))
 
 
-def masks_in_blocks(run: Run, thetas: Sequence[float], *, layer: str) -> dict[str, np.ndarray]:
-    """The masks of ANDC for one layer, rows and columns in the order that shows their blocks: ``θ = …`` → mask."""
+def masks_in_blocks(run: Run, thetas: Sequence[float], *, site: str) -> dict[str, np.ndarray]:
+    """The masks of ANDC for the layer whose outputs a site is, rows and columns in the order that shows their blocks: ``θ = …`` → mask.
+
+    Raises:
+        ValueError: no layer that can be pruned has its outputs there.
+    """
     network, shown = run.network(0), {}  # ANDC does not look at the weights
+    layers = [name for name, layer in network.layers.items() if layer.outputs == site]
+    if not layers:
+        raise ValueError(f"no layer that can be pruned has its outputs at {site!r}")
     for theta in thetas:
-        mask = masks_of(run, "andc", theta, network)[layer]
+        mask = masks_of(run, "andc", theta, network)[layers[0]]
         form = block_permutation(mask)
         shown[f"θ = {theta:g}"] = mask.numpy()[np.ix_(form.rows, form.columns)]
     return shown

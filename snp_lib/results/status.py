@@ -30,30 +30,27 @@ def claims_status(papers: Sequence[str], runs: Iterable[Run]) -> pd.DataFrame:
         runs: records, of which those are found that a number names by its hashes.
 
     Returns:
-        Columns paper, claim (its id), chapter, verdict; experiment, scale and n of the number; records, the ids of its runs; seconds of
-        their trainings together; device, torch. Empty where the claim is not yet measured, or a run is not among the records.
+        Columns claim (its id), chapter, verdict; n of the number; records, the ids of its runs; seconds of their trainings
+        together; device, torch. Empty where the claim is not yet measured, or a run is not among the records.
     """
     by_hash = {run.record: run for run in runs}
     rows = []
     for row in scoreboard():
         claim, number = row["claim"], row["reported"]
         if claim.paper in papers:
-            rows.append({"paper": claim.paper, "claim": claim.id, "chapter": _address(claim)} | _behind(number, by_hash))
-    table = pd.DataFrame(rows)
-    return pd.concat([table[table.paper == paper] for paper in papers], ignore_index=True)
+            rows.append((claim.paper, {"claim": claim.id, "chapter": _address(claim)} | _behind(number, by_hash)))
+    return pd.DataFrame([row for paper in papers for source, row in rows if source == paper])
 
 
 def _behind(number: Reported | None, by_hash: dict[str, Run]) -> dict[str, Any]:
     if number is None:
-        columns = ("experiment", "scale", "n", "records", "seconds", "device", "torch")
+        columns = ("n", "records", "seconds", "device", "torch")
         return {"verdict": "not yet measured"} | dict.fromkeys(columns, "")
     runs = [by_hash[name] for name in number.record.split() if name in by_hash]
     missing = len(number.record.split()) - len(runs)
     names = _shortened([run.experiment.id for run in runs]) + [f"{missing} not among the records"] * bool(missing)
     return {
         "verdict": number.verdict,
-        "experiment": number.experiment,
-        "scale": number.scale,
         "n": number.n,
         "records": ", ".join(names),
         "seconds": f"{sum(run.manifest['training_seconds'] for run in runs):,.0f}" if runs else "",

@@ -209,11 +209,13 @@ def test_what_each_encoder_loses_alone(run: Run) -> None:
 
 
 def test_masks_in_blocks_are_the_masks_with_their_nodes_in_another_order(run: Run) -> None:
-    shown = masks_in_blocks(run, (0.3, 0.7), layer="encoders.2.ff1.weight")
+    shown = masks_in_blocks(run, (0.3, 0.7), site="block3.ff_hidden")
     assert list(shown) == ["θ = 0.3", "θ = 0.7"]
     mask = masks_of(run, "andc", 0.7, run.network())["encoders.2.ff1.weight"]
     form = block_permutation(mask)
     np.testing.assert_array_equal(shown["θ = 0.7"], mask.numpy()[form.rows][:, form.columns])
+    with pytest.raises(ValueError, match="no layer that can be pruned has its outputs"):
+        masks_in_blocks(run, (0.3,), site="block3.mha")
     assert shown["θ = 0.3"].sum() >= shown["θ = 0.7"].sum() == mask.sum()
 
 
