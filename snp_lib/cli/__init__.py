@@ -21,6 +21,7 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 failed or a check did not hold, 2 wrong usage, 3 stopped early."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = [part for each in arguments for part in (each.split("=", 1) if each.startswith("--set=") else [each])]
     if arguments[:1] == ["record"] and "--set" in arguments:  # the name of `snp make SET` until version 0.1
         at = arguments.index("--set")
         arguments = ["make", *arguments[at + 1 : at + 2], *arguments[1:at], *arguments[at + 2 :]]

@@ -85,25 +85,30 @@ def _train(options: Namespace) -> int:
     take.DEVICE,
 )
 def _measure(options: Namespace) -> int:
-    from snp_lib.results import measurements_of
+    from snp_lib.results import measure, measurements_of
 
+    if options.what is not None and (options.theta is not None or options.unit != "node"):
+        raise ValueError("--theta and --unit go with the printed table; what --what makes has its own (heads before training: heads)")
     for seed in options.seeds:
         finished = _finished(options, seed)
         if options.what is None:
             _print_sites(finished, options.unit, options.theta)
-        for measurement in measurements_of(finished, *(options.what or ())):
-            measurement.make(finished, device=options.device)
-            print(f"{finished.experiment.id}: {measurement.name(finished)}", flush=True)
+        measure([finished], *(options.what or ()), device=options.device)
+        for name in options.what or ():
+            names = ", ".join(each.on(options.device).name(finished) for each in measurements_of(finished, name))
+            print(f"{finished.experiment.id}: {names or f'has no {name} to measure'}", flush=True)
     return 0
 
 
 def _print_sites(finished: Run, unit: Any, threshold: float | None) -> None:
     from snp_lib.performance import THETA, summarize
+    from snp_lib.results.setting import heads_needed
 
     threshold = THETA if threshold is None else threshold
+    sites = list(finished.sites) if unit == "node" else heads_needed(finished)
     print(f"{finished.experiment.id} · {unit}s · θ = {threshold} · record {finished.record}")
     print(f"{'site':18}{'accuracy':>9}{'labels':>9}{'clusters':>9}{'size':>7}{'noise':>9}{'signal':>8}{'SNR':>7}")
-    for site in finished.sites if unit == "node" else finished.sites_of("mha"):
+    for site in sites:
         s = summarize(finished.matrices(site, unit=unit), threshold)
         print(
             f"{site:18}{finished.metrics['readout_accuracy'][site]:9.2%}{s.labels_per_unit():9.2f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from snp_lib.experiments import Experiment
@@ -22,19 +23,34 @@ MEASUREMENTS: dict[str, Callable[[Run], Sequence[Measurement]]] = {
 """Name → what a run has of it, in order of value; none where it does not apply. One measurement more is one more entry."""
 
 
-def measure(runs: Iterable[Run], *what: str | Measurement, device: str = "auto", refresh: bool = False, progress: bool = True) -> None:
+def measure(
+    runs: Iterable[Run],
+    *what: str | Measurement,
+    device: str = "auto",
+    refresh: bool = False,
+    progress: bool = True,
+    data_root: str | Path | None = None,
+) -> None:
     """Make measurements of runs where nobody has made them yet, and keep them with the runs.
+
+    Whether the weights are here is asked for all of a run before the first one is made.
 
     Args:
         what: names of ``MEASUREMENTS``, ``all``, or single measurements with options of their own.
+        device, progress, data_root: see :class:`snp_lib.results.setting.Setting`.
+        refresh: make them anew even where they are kept.
 
     Raises:
         ValueError: an unknown name.
         StoreError: the weights of a run are not here, or what is kept is damaged.
     """
     for finished in runs:
-        for measurement in measurements_of(finished, *what):
-            measurement.make(finished, device=device, refresh=refresh, progress=progress)
+        wanted = [each.on(device) for each in measurements_of(finished, *what)]
+        missing = [each for each in wanted if refresh or not each.kept(finished)]
+        for epoch in [epoch for each in missing for epoch in each.epochs(finished)]:
+            finished.require_weights(epoch)
+        for each in missing:
+            each.make(finished, device=device, refresh=refresh, progress=progress, data_root=data_root)
 
 
 def measurements_of(finished: Run, *what: str | Measurement) -> list[Measurement]:
@@ -55,5 +71,5 @@ def run_all(experiments: Iterable[Experiment], *, measured: Sequence[str | Measu
     runs = []
     for experiment in experiments:
         runs.append(run(experiment, **options))
-        measure(runs[-1:], *measured, device=options.get("device", "auto"), progress=options.get("progress", True))
+        measure(runs[-1:], *measured, **{name: options[name] for name in ("device", "progress", "data_root") if name in options})
     return runs

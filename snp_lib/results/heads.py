@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,8 +38,11 @@ class Ablation(Measurement):
         ValueError: the run has no ``mha`` site.
     """
 
-    what: ClassVar[str] = "ablation"
     replacement: Replacement = "zero"
+
+    @property
+    def what(self) -> str | None:
+        return "ablation" if self.replacement == "zero" else None
 
     def name(self, run: Run) -> str:
         return f"ablation-{self.replacement}"

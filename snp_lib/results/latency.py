@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -47,11 +47,20 @@ class PrunedLatency(Measurement):
         device: where it is timed: ``auto``, ``cpu`` or ``cuda``.
     """
 
-    what: ClassVar[str] = "latency"
     thetas: tuple[float, ...] | None = None
     batches: tuple[int, ...] = (1, 256)
     seconds: float | None = None
     device: str = "auto"
+
+    @property
+    def what(self) -> str | None:
+        return "latency"
+
+    def on(self, device: str) -> PrunedLatency:
+        return replace(self, device=device) if self.device == "auto" else self
+
+    def epochs(self, run: Run) -> tuple[int | None, ...]:
+        return ()  # any weights will do
 
     def name(self, run: Run) -> str:
         return f"latency-pruned-{choose_device(self.device).type}"
@@ -106,12 +115,15 @@ class Comparison(Measurement):
         ValueError: no network.
     """
 
-    what: ClassVar[str] = "comparison"
     networks: Mapping[str, Sequence[Run]]
     label: str
     batches: tuple[int, ...] = (1,)
     compiled: bool = False
     device: str = "auto"
+
+    @property
+    def what(self) -> str | None:
+        return None
 
     def __post_init__(self) -> None:
         if not self.networks:
@@ -121,6 +133,12 @@ class Comparison(Measurement):
     def reference(self) -> Run:
         """The run that all are timed against, and with which the result is kept."""
         return next(iter(self.networks.values()))[0]
+
+    def on(self, device: str) -> Comparison:
+        return replace(self, device=device) if self.device == "auto" else self
+
+    def epochs(self, run: Run) -> tuple[int | None, ...]:
+        return ()  # any weights will do
 
     def name(self, run: Run) -> str:
         return f"latency-{self.label}-{'compiled-' if self.compiled else ''}{choose_device(self.device).type}"

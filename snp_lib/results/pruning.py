@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -152,12 +152,15 @@ class Pruning(Measurement):
         StoreError: the weights of the run are not here, or what is stored is damaged.
     """
 
-    what: ClassVar[str] = "pruning"
     arm: str
     encoder: int | None = None
     classifier: bool = True
     thetas: tuple[float, ...] | None = None
     tuning: FineTuning | None = None
+
+    @property
+    def what(self) -> str | None:
+        return "pruning"
 
     def name(self, run: Run) -> str:
         where = "all" if self.encoder is None else f"{self.encoder}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,11 +27,13 @@ class Setting:
     Attributes:
         device: ``auto``, ``cpu`` or ``cuda``.
         progress: show progress bars.
+        data_root: see :func:`snp_lib.data.load`.
     """
 
     run: Run
     device: str = "auto"
     progress: bool = True
+    data_root: str | Path | None = None
 
     @functools.cached_property
     def torch_device(self) -> torch.device:
@@ -41,7 +44,7 @@ class Setting:
     def dataset(self) -> Dataset:
         """The data set of the run's experiment."""
         experiment = self.run.experiment
-        return data.load(experiment.dataset, size=experiment.dataset_size, progress=self.progress)
+        return data.load(experiment.dataset, self.data_root, size=experiment.dataset_size, progress=self.progress)
 
     @functools.cached_property
     def network(self) -> Network:
@@ -71,7 +74,22 @@ class Measurement:
     A subclass gives ``name``, ``options`` and ``compute``. Tables only :meth:`read`; what computes says :meth:`make`.
     """
 
-    what: ClassVar[str]  # its entry in snp_lib.results.MEASUREMENTS
+    @property
+    def what(self) -> str | None:
+        """The entry of ``snp_lib.results.MEASUREMENTS`` that makes it, or None where none does."""
+        raise NotImplementedError
+
+    def on(self, device: str) -> Measurement:
+        """The same where it depends on no device; else on this one, unless it names its own."""
+        return self
+
+    def epochs(self, run: Run) -> tuple[int | None, ...]:
+        """The moments of the training whose weights it needs; None is the end."""
+        return (None,)
+
+    def kept(self, run: Run) -> bool:
+        """Whether it is there already; raises StoreError where it is damaged."""
+        return derived.find(run, self.name(run), self.options(run)) is not None
 
     def name(self, run: Run) -> str:
         """Plain file name of the measurement, such as ``stage-004``."""
@@ -85,19 +103,22 @@ class Measurement:
         """The arrays, computed now."""
         raise NotImplementedError
 
-    def make(self, run: Run, *, device: str = "auto", refresh: bool = False, progress: bool = True) -> Arrays:
+    def make(
+        self, run: Run, *, device: str = "auto", refresh: bool = False, progress: bool = True, data_root: str | Path | None = None
+    ) -> Arrays:
         """The arrays from where they are kept, else computed now and kept.
 
         Args:
-            device: see :class:`Setting`.
+            device, progress, data_root: see :class:`Setting`.
             refresh: compute anew even where they are kept.
 
         Raises:
             StoreError: what is kept is damaged, or the weights of the run are not here.
             ValueError: options that the run cannot have.
         """
-        compute = functools.partial(self.compute, Setting(run, device, progress))
-        return derived.derived(run, self.name(run), self.options(run), compute, refresh=refresh)
+        chosen = self.on(device)
+        compute = functools.partial(chosen.compute, Setting(run, device, progress, data_root))
+        return derived.derived(run, chosen.name(run), chosen.options(run), compute, refresh=refresh)
 
     def read(self, run: Run) -> Arrays:
         """The arrays from where they are kept; raises StoreError, saying what to run, where nobody made them."""
@@ -105,7 +126,8 @@ class Measurement:
         if arrays is None:
             raise StoreError(
                 f"{run.experiment.id} has no measurement {self.name(run)} with these options. Make it with "
-                f"`{run.experiment.command('measure')} --what {self.what}`, or in Python with {type(self).__name__}(…).make(run)."
+                + (f"`{run.experiment.command('measure')} --what {self.what}`, or " if self.what else "")
+                + f"in Python with {type(self).__name__}(…).make(run)."
             )
         return arrays
 

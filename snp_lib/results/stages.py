@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -48,10 +48,16 @@ class Stage(Measurement):
         StoreError: the run has no snapshot of that epoch, or its weights are not here.
     """
 
-    what: ClassVar[str] = "stages"
     epoch: int
     pooling: Pooling | None = None
     unit: Unit = "node"
+
+    @property
+    def what(self) -> str | None:
+        return "heads" if self.unit == "head" else "readouts" if self.pooling else "stages"
+
+    def epochs(self, run: Run) -> tuple[int | None, ...]:
+        return (None if self.epoch == run.experiment.recipe.epochs else self.epoch,)
 
     def name(self, run: Run) -> str:
         return f"stage-{self.epoch:03d}{f'-{self.pooling}' if self.pooling else ''}{'-heads' if self.unit == 'head' else ''}"
@@ -100,7 +106,9 @@ class SilencedNodes(Measurement):
         ValueError: the run's readouts have no sequence pooling.
     """
 
-    what: ClassVar[str] = "silencing"
+    @property
+    def what(self) -> str | None:
+        return "silencing"
 
     def name(self, run: Run) -> str:
         return "silenced-first"
@@ -181,7 +189,10 @@ def diagonal_sets_at(arrays: Arrays, site: str, theta: float, labels: int) -> Bo
 def matrices_at(arrays: Arrays, site: str, units: int) -> Float[np.ndarray, "unit label output"]:
     """Performance matrices of the units of a site before training; raises ValueError for a stage that keeps no class means."""
     if f"weight/{site}" not in arrays:
-        raise ValueError(f"this stage keeps no class means of {site}: only those made before training do, since version 0.2")
+        raise ValueError(
+            f"this measurement keeps no class means of {site}: only stages before training do, and older ones did not. "
+            "Make it anew where the data are: Stage(epoch=0).make(run, refresh=True)."
+        )
     means, weight = (torch.from_numpy(arrays[f"{kind}/{site}"].astype(np.float32)) for kind in ("means_test", "weight"))
     return unit_matrices(group_units(means, units), group_units(weight, units)).numpy()
 

@@ -104,6 +104,7 @@ class Run:
         Raises:
             StoreError: this run holds no such weights, records come without; or they are damaged.
         """
+        self.require_weights(epoch)
         if epoch is None:
             return self._trained()[0]
         model = initial_model(self.experiment, len(self.class_names))
@@ -130,6 +131,7 @@ class Run:
                 self.network(epoch)
 
     def _trained(self) -> tuple[Network, dict[str, Readout]]:
+        self.require_weights()
         model = initial_model(self.experiment, len(self.class_names))
         with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten
             readouts = {
@@ -146,11 +148,18 @@ class Run:
             tensor.copy_(tensors[name])
         return model.to(memory_format=torch.channels_last).eval(), {site: readout.eval() for site, readout in readouts.items()}
 
+    def require_weights(self, epoch: int | None = None) -> None:
+        """Raise StoreError, saying what to do, where :meth:`network` would find no weights of this moment."""
+        if epoch == 0 or (epoch is None and (self.path / weights.HALF).exists()):
+            return
+        name = weights.FULL if epoch is None else snapshot_name(epoch)
+        if name not in self.manifest["files"] or not (self.path / name).exists():
+            reason = "records come without weights" if epoch is None else "snapshots of a training stay where it was made"
+            command = f"{self.experiment.command('train')} --refresh"
+            raise StoreError(f"{self.path} holds no {name}: {reason}. Measure there, or train it here with `{command}`.")
+
     def _vouched(self, name: str, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
         path = self.path / name
-        if name not in self.manifest["files"] or not path.exists():
-            command = f"{self.experiment.command('train')} --refresh"
-            raise StoreError(f"{self.path} holds no {name}: records come without weights. Make them here with `{command}`.")
         with refusing(str(path), _advice(self.path)):
             if sha256(path) != self.manifest["files"][name]:
                 raise ValueError("its SHA-256 is not the one that the manifest vouches for")

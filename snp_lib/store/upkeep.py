@@ -23,6 +23,7 @@ def stored(paths: Sequence[Path] = ()) -> list[Path]:
     chosen = []
     for path in paths or [runs.root(place) for place in get_args(Place)]:
         inside = [folder for folder in (path, *_folders(path), *_folders(path / "derived")) if _is_run(folder) or _measurements(folder)]
+        inside += sorted(path.glob("[!.]*.snprun")) if path.is_dir() else []
         if paths and path.is_dir() and not inside:
             raise StoreError(f"{path} is no run (it has no manifest.json) and holds none")
         chosen += inside if path.is_dir() else [path] if paths else []

@@ -126,6 +126,18 @@ def test_measure_prints_one_line_per_site(finished: Path, smoke_run: Run, capsys
     assert [row.split()[0] for row in capsys.readouterr().out.splitlines()[2:]] == ["block1.mha", "block2.mha", "block3.mha"]
 
 
+def test_what_measure_is_asked_to_make_it_names(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(finished / "runs" / "cct-test-smoke-s0", finished / "records" / "cct-test-smoke-s0")
+    (finished / "runs" / "cct-test-smoke-s0" / "weights.safetensors").unlink()
+    asked = ["measure", "cct-test", "--scale", "smoke", "--what"]
+    assert cli.main([*asked, "stages,ablation"]) == 1  # said before anything is made
+    printed = capsys.readouterr()
+    assert printed.err.startswith("snp: ")
+    assert "holds no weights.safetensors: records come without weights. Measure there, or train it here with `snp train" in printed.err
+    assert cli.main([*asked, "stages", "--unit", "head"]) == 1
+    assert "--theta and --unit go with the printed table" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["measure", "record"])
 def test_without_a_run_the_command_that_makes_it_is_named(command: str, catalogue: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([command, "cct-test", "--scale", "smoke", "--seeds", "3"]) == 1

@@ -54,7 +54,7 @@ def test_the_network_of_a_run_is_the_one_it_measured(staged_run: Run, tmp_path: 
 
 
 def test_weights_that_are_not_there_or_damaged_are_named(copied: Run) -> None:
-    with pytest.raises(StoreError, match=r"holds no snapshot-007.safetensors: records come without .*--refresh"):
+    with pytest.raises(StoreError, match=r"holds no snapshot-007.safetensors: snapshots of a training stay where it was made.*--refresh"):
         copied.network(7)
     (copied.path / "snapshot-001.safetensors").write_bytes(b"x")
     with pytest.raises(StoreError, match=r"snapshot-001.safetensors: its SHA-256 .*vouches for\.$"):
