@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import jaxtyping
@@ -39,6 +40,14 @@ def smoke_run(smoke_runs_dir: Path) -> store.Run:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SNP_RUNS_DIR", str(smoke_runs_dir))
         return store.run(shortened(), device="cpu", progress=False)
+
+
+@pytest.fixture(scope="module")
+def staged_run(tmp_path_factory: pytest.TempPathFactory) -> store.Run:
+    """A run with snapshots before training and after the first of two epochs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SNP_RUNS_DIR", str(tmp_path_factory.mktemp("staged")))
+        return store.run(replace(shortened("staged"), snapshots=(0, 1)), device="cpu", progress=False)
 
 
 @pytest.fixture

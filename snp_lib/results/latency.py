@@ -29,7 +29,24 @@ COLUMNS = ("seconds", "low", "high", "ratio", "ratio_low", "ratio_high", "noise_
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrunedLatency(Measurement):
+class Timing(Measurement):
+    """What is timed: it depends on the device, and any weights will do.
+
+    Attributes:
+        device: where it is timed: ``auto``, ``cpu`` or ``cuda``.
+    """
+
+    device: str = "auto"
+
+    def on(self, device: str) -> Timing:
+        return replace(self, device=device) if self.device == "auto" else self
+
+    def epochs(self, run: Run) -> tuple[int | None, ...]:
+        return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrunedLatency(Timing):
     """Seconds of a forward pass of a run pruned by ANDC at every θ, in each form, over those of the dense network.
 
     All are timed in the same rounds, the dense network twice (see :mod:`snp_lib.latency`). Latency depends on which
@@ -44,23 +61,15 @@ class PrunedLatency(Measurement):
         thetas: None: those of the scale, see ``snp_lib.results.pruning.THETAS``.
         batches: inputs of a pass.
         seconds: for each batch size; None: that of the scale, see ``SECONDS``.
-        device: where it is timed: ``auto``, ``cpu`` or ``cuda``.
     """
 
     thetas: tuple[float, ...] | None = None
     batches: tuple[int, ...] = (1, 256)
     seconds: float | None = None
-    device: str = "auto"
 
     @property
     def what(self) -> str | None:
         return "latency"
-
-    def on(self, device: str) -> PrunedLatency:
-        return replace(self, device=device) if self.device == "auto" else self
-
-    def epochs(self, run: Run) -> tuple[int | None, ...]:
-        return ()  # any weights will do
 
     def name(self, run: Run) -> str:
         return f"latency-pruned-{choose_device(self.device).type}"
@@ -97,7 +106,7 @@ class PrunedLatency(Measurement):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison(Measurement):
+class Comparison(Timing):
     """Networks of several runs timed against the first of them, all in turn in every round (see :mod:`snp_lib.latency`).
 
     Latency depends on shapes and not on weights, so records will do. Kept with the first run of the first network.
@@ -109,7 +118,6 @@ class Comparison(Measurement):
         label: of this comparison, a plain file name.
         batches: inputs of a pass.
         compiled: time what ``torch.compile`` makes of them.
-        device: where it is timed: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
         ValueError: no network.
@@ -119,7 +127,6 @@ class Comparison(Measurement):
     label: str
     batches: tuple[int, ...] = (1,)
     compiled: bool = False
-    device: str = "auto"
 
     @property
     def what(self) -> str | None:
@@ -133,12 +140,6 @@ class Comparison(Measurement):
     def reference(self) -> Run:
         """The run that all are timed against, and with which the result is kept."""
         return next(iter(self.networks.values()))[0]
-
-    def on(self, device: str) -> Comparison:
-        return replace(self, device=device) if self.device == "auto" else self
-
-    def epochs(self, run: Run) -> tuple[int | None, ...]:
-        return ()  # any weights will do
 
     def name(self, run: Run) -> str:
         return f"latency-{self.label}-{'compiled-' if self.compiled else ''}{choose_device(self.device).type}"

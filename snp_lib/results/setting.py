@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,8 +138,3 @@ def heads_needed(run: Run) -> list[str]:
     if not sites:
         raise ValueError(f"{run.experiment.id} has no mha site, so no heads; its sites are {', '.join(run.sites)}")
     return sites
-
-
-def seeds_of(runs: Iterable[Run]) -> list[int]:
-    """Seeds of runs, in their order."""
-    return [run.experiment.seed for run in runs]

@@ -22,14 +22,6 @@ def stage(run: Run, epoch: int, **options: object) -> Arrays:
     return Stage(epoch=epoch, **options).make(run, device="cpu", progress=False)  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="module")
-def staged_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run with snapshots before training and after the first of two epochs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SNP_RUNS_DIR", str(tmp_path_factory.mktemp("staged")))
-        return store.run(replace(shortened("staged"), snapshots=(0, 1)), device="cpu", progress=False)
-
-
 @pytest.fixture
 def own_records(staged_run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SNP_RUNS_DIR", str(staged_run.path.parent))

@@ -12,22 +12,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save
-from shared import shortened
 from torch import Tensor
 
-from snp_lib import data, store
+from snp_lib import data
 from snp_lib.performance.readout import measure
 from snp_lib.store import Run, StoreError, weights
 from snp_lib.training.loop import accuracy, predict
 from snp_lib.training.preparation import make_normalize
-
-
-@pytest.fixture(scope="module")
-def staged_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run with snapshots before training and after the first of two epochs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SNP_RUNS_DIR", str(tmp_path_factory.mktemp("staged")))
-        return store.run(replace(shortened("staged"), snapshots=(0, 1)), device="cpu", progress=False)
 
 
 @pytest.fixture
