@@ -29,7 +29,8 @@ from snp_lib import data, experiments, machine
 from snp_lib.data import Dataset, Split
 from snp_lib.experiments import Experiment
 from snp_lib.models import cct, create_model, encoder
-from snp_lib.training.loop import predict, train
+from snp_lib.training.loop import train
+from snp_lib.training.prediction import predict
 from snp_lib.training.preparation import ImagePreparation
 from snp_lib.training.recipe import Recipe
 

@@ -65,6 +65,11 @@ def uses_bfloat16(precision: Precision, device: torch.device) -> bool:
     return has_tiles()
 
 
+def measuring_batch(device: torch.device) -> int:
+    """Inputs of a pass that measures: as many as keep the device busy."""
+    return 512 if device.type == "cuda" else 128
+
+
 def code_version() -> str:
     """The library's version and, in its own git checkout, the commit, marked when files differ from it."""
     version = metadata.version("snp-lib")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -89,8 +90,8 @@ def test_a_published_recipe_takes_its_steps_on_a_gpu(few_digits: Dataset, name: 
         torch.manual_seed(0)
         model = create_model("cct_2_3x1", num_classes=10, image_size=8, embed_dim=12, num_heads=3, dropout=0.1, stochastic_depth=0.2)
         training = Training(model, colours, recipe, 0, device, "", None)
-        for batch in training.batches()[:2]:
-            training.step(model, *training.batch(batch))
+        for inputs, targets in itertools.islice(training.batches(), 2):
+            training.step(model, inputs, targets)
         training.check()
         return {name: tensor.cpu() for name, tensor in model.state_dict().items()}, training.loss_and_hits.tolist()
 

@@ -93,6 +93,7 @@ def ablate_heads(
     replacement: Replacement = "zero",
     batch_size: int = 128,
     rows: int = 256,
+    bfloat16: bool = False,
     progress: bool = False,
 ) -> HeadAblation:
     """Accuracy per label with heads switched off in one block at a time, before the output projection.
@@ -108,6 +109,7 @@ def ablate_heads(
             tokens: what it writes on average stays). A mean costs one more forward pass.
         batch_size: inputs in the shared part of a pass.
         rows: inputs × variants behind it, at most (at least one variant); bounds the memory.
+        bfloat16: on a GPU the network's products in bfloat16.
 
     Raises:
         ValueError: not H columns in ``kept`` or no row, a site that is no ``mha`` site of this model, an unknown
@@ -123,7 +125,7 @@ def ablate_heads(
     device = next(model.parameters()).device
     hits = torch.zeros(1 + len(sites) * len(kept), classes, dtype=torch.long, device=device)
     steps = -(-len(split) // batch_size)
-    with evaluating(model):
+    with evaluating(model), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16 and device.type == "cuda"):
         means = _head_means(model, split, prepare, sites, batch_size) if replacement == "mean" else None
         for inputs, labels in tqdm(split.batches(batch_size), total=steps, desc="ablation", unit="step", disable=not progress, leave=False):
             labels = labels.to(device)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from snp_lib.experiments.experiment import NEEDS_GPU, Entry, Experiment, Scale
 from snp_lib.performance.readout import ReadoutRecipe
-from snp_lib.training.recipe import PARK_KIM_300, SHORT_8, SMOKE_8
+from snp_lib.training.recipe import FAST_50, PARK_KIM_300, SHORT_8, SMOKE_8
 
 
 def vit(scale: Scale, seed: int) -> Experiment:
@@ -15,7 +15,7 @@ def vit(scale: Scale, seed: int) -> Experiment:
     - paper: the ViT-Ti of Park and Kim (arXiv:2202.06709) on CIFAR-100, twelve encoders of width 192 with three heads on
       patches of 2×2 pixels and their recipe :data:`snp_lib.training.recipe.PARK_KIM_300`, but with torchvision's bias of queries,
       keys and values and without stochastic depth; 66.5 % published for theirs (read off a figure), not yet measured here.
-    - medium: the same network by the recipe of small.
+    - medium: the same network by :data:`snp_lib.training.recipe.FAST_50`.
     - small: four encoders of width 96 with three heads on 64 patches and a class token, 8 epochs of CIFAR-100; recipe and
       readouts of ``cct`` small, which trains for 16.
     - smoke: three encoders of width 48 on 16 patches of the bundled digits, seconds.
@@ -35,7 +35,7 @@ def vit(scale: Scale, seed: int) -> Experiment:
         return paper
     short = replace(paper, recipe=SHORT_8, readout=ReadoutRecipe(epochs=3, batch_size=128))
     if scale == "medium":
-        return short
+        return replace(short, recipe=FAST_50)
     if scale == "small":
         return replace(short, model="vit_4_p4", model_options={"embed_dim": 96, "mlp_ratio": 2.0})
     digits = {"image_size": 16, "in_channels": 1, "embed_dim": 48, "mlp_ratio": 2.0}
@@ -49,7 +49,7 @@ def resnet(scale: Scale, seed: int) -> Experiment:
     Its readouts average every map, as its own head does: a filter then has one weight per label at every depth.
 
     - paper: ResNet-18 with a 3×3 stem on CIFAR-100, the recipe :data:`snp_lib.training.recipe.PARK_KIM_300`; not yet measured here.
-    - medium: the same network by the recipe of small.
+    - medium: the same network by :data:`snp_lib.training.recipe.FAST_50`.
     - small: ResNet-12, one block of 64 filters, two of 128 and two of 256 behind a stem of stride 2, 8 epochs of CIFAR-100;
       recipe and readouts of ``cct`` small, which trains for 16.
     - smoke: ResNet-8, one block a stage, on the bundled digits, seconds.
@@ -63,7 +63,7 @@ def resnet(scale: Scale, seed: int) -> Experiment:
         return paper
     short = replace(paper, recipe=SHORT_8, readout=ReadoutRecipe(epochs=3, batch_size=128, pooling="mean"))
     if scale == "medium":
-        return short
+        return replace(short, recipe=FAST_50)
     if scale == "small":
         return replace(short, model="resnet12", model_options={"stem_stride": 2})
     digits = {"image_size": 16, "in_channels": 1, "stem_stride": 2}

@@ -17,7 +17,7 @@ from snp_lib.models.fronts import FORMS
 HEADS: dict[Scale, tuple[int, ...]] = {
     "smoke": (2, 16),
     "small": (2, 8, 16, 32),
-    "medium": (8, 16, 32, 64, 128),
+    "medium": (2, 8, 16, 32, 64, 128),
     "paper": (8, 16, 32, 64, 128),
 }
 """Numbers of heads besides the four of ``cct``, at the same width: more heads are narrower."""

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from snp_lib.models import narrow
 from snp_lib.models.sites import Layer, Network
 
 BlockOrder = Literal["released", "prenorm"]
@@ -29,9 +30,12 @@ class Attention(nn.Module):
 
     def forward(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
         n, t, d = x.shape
-        q, k, v = self.qkv(x).view(n, t, 3, self.num_heads, d // self.num_heads).permute(2, 0, 3, 1, 4)  # (N, H, T, d/H)
-        heads = attend(q, k, v, dropout=self.dropout if self.training else 0.0)
-        return heads.transpose(1, 2).reshape(n, t, d)
+        qkv = self.qkv(x).view(n, t, 3, self.num_heads, d // self.num_heads)
+        dropout = self.dropout if self.training else 0.0
+        if not dropout and narrow.serves(qkv):
+            return narrow.narrow_attention(qkv)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (N, H, T, d/H)
+        return attend(q, k, v, dropout=dropout).transpose(1, 2).reshape(n, t, d)
 
 
 def attend(
@@ -91,23 +95,36 @@ class Encoder(nn.Module):
     def forward(self, x: Float[Tensor, "n t d"]) -> dict[str, Tensor]:
         return self.after_attention(x, self.heads(x))
 
+    def advance(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
+        """The encoder's input to its output, without the other sites: a compiler keeps nothing for them."""
+        return self.forward(x)["block"]
+
     def heads(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
         """The encoder's input to the outputs of its heads, side by side."""
-        outputs: Tensor = self.attention(self.norm1(x))
+        outputs: Tensor = self.attention(normalized(x, self.norm1))
         return outputs
 
     def after_attention(self, x: Float[Tensor, "n t d"], mha: Float[Tensor, "n t d"]) -> dict[str, Tensor]:
         """The rest of ``forward``, from the encoder's input and its head outputs, which may have been changed."""
         x = x + self.residual(self.dropout(self.projection(mha)))
-        normed = self.norm2(x)
+        normed = normalized(x, self.norm2)
         ff_hidden = F.gelu(self.ff1(normed))
         ff = self.ff2(self.dropout(ff_hidden))
         x = (normed if self.released else x) + self.residual(self.dropout(ff))
         return {"mha": mha, "ff_hidden": ff_hidden, "ff": ff, "block": x}
 
 
+def normalized(x: Float[Tensor, "n t d"], norm: nn.LayerNorm) -> Float[Tensor, "n t d"]:
+    """Layer normalisation, in float32 where the stream is in bfloat16."""
+    normed: Tensor = norm(x.float()).to(x.dtype) if x.dtype == torch.bfloat16 else norm(x)
+    return normed
+
+
 def sequence_pool(x: Float[Tensor, "n t d"], weight: Float[Tensor, "1 d"], bias: Float[Tensor, " 1"] | None = None) -> Float[Tensor, "n d"]:
     """Mean of the tokens weighted by the softmax, over tokens, of one linear score each (CCT, section 3.2)."""
+    if x.dtype == torch.bfloat16:  # as sums, which a compiler joins with what stands before them
+        scores = (x.float() * weight.float()).sum(2) + (0 if bias is None else bias.float())
+        return (x.float() * scores.softmax(1).unsqueeze(2)).sum(1).to(x.dtype)
     attention = F.linear(x, weight, bias).squeeze(-1).softmax(dim=1)  # (N, T)
     return torch.bmm(attention.unsqueeze(1), x).squeeze(1)
 
@@ -149,6 +166,17 @@ class Transformer(Network):
         return out
 
     @property
+    def matrices(self) -> dict[str, int]:
+        """All of the encoders, queries, keys and values apart."""
+        weights = {name: p for name, p in self.named_parameters() if name.startswith("encoders.") and p.ndim == 2}
+        return {name: 3 if name.endswith(".qkv.weight") else 1 for name in weights}
+
+    @property
+    def parts(self) -> list[tuple[nn.Module, str]]:
+        """Every encoder, what comes before the first and what behind the last."""
+        return [(self, "embed"), *((encoder, "advance") for encoder in self.encoders), (self, "classify")]
+
+    @property
     def layers(self) -> dict[str, Layer]:
         """``ff1`` and ``ff2`` of every encoder, and the classifier.
 
@@ -169,6 +197,8 @@ class Transformer(Network):
 
     def compute(self, x: Tensor, wanted: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         features: dict[str, Tensor] = {}
+        if not wanted:
+            return self.behind(self.before(x, 1), 1), features
         tokens = self.embed(x)
         for b, encoder in enumerate(self.encoders, start=1):
             out = encoder(tokens)
@@ -181,13 +211,13 @@ class Transformer(Network):
 
     def before(self, x: Tensor, block: int) -> Float[Tensor, "n t d"]:
         tokens = self.embed(x)
-        for earlier in self.encoders[: block - 1]:
-            tokens = earlier(tokens)["block"]
+        for earlier in self.stack()[: block - 1]:
+            tokens = earlier.advance(tokens)
         return tokens
 
     def behind(self, hidden: Float[Tensor, "n t d"], block: int) -> Float[Tensor, "n k"]:
-        for later in self.encoders[block - 1 :]:
-            hidden = later(hidden)["block"]
+        for later in self.stack()[block - 1 :]:
+            hidden = later.advance(hidden)
         return self.classify(hidden)
 
     def parameters_before(self, block: int) -> dict[str, Tensor]:

@@ -113,6 +113,13 @@ class Extracted(ImageNetwork):
     def sites(self) -> dict[str, int]:
         return dict(self._channels)
 
+    @property
+    def matrices(self) -> dict[str, int]:
+        """All of the encoders of a ViT, queries, keys and values apart; of a ResNet every convolution of its residual blocks."""
+        blocks, ndim = ("network.encoder.layers.", 2) if isinstance(self.config, ViTConfig) else ("network.layer", 4)
+        weights = [name for name, p in self.named_parameters() if name.startswith(blocks) and p.ndim == ndim]
+        return {name: 3 if name.endswith(".in_proj_weight") else 1 for name in weights}
+
     def compute(self, x: Float[Tensor, "n c s s"], wanted: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         self.check(x)
         outputs: dict[str, Tensor] = self.network(x)

@@ -55,6 +55,17 @@ class Network(nn.Module):
         """The layers that can be pruned, by the name of their weight; none where no rule is defined."""
         return {}
 
+    @property
+    def matrices(self) -> dict[str, int]:
+        """The weights of its blocks that an optimiser may treat as matrices, by name, and in how many blocks of rows: 3 for
+        queries, keys and values in one; none where no rule is defined."""
+        return {}
+
+    @property
+    def parts(self) -> list[tuple[nn.Module, str]]:
+        """What a compiler may take on its own, equal parts in one: a module and the name of its method; none: the whole forward."""
+        return [(self, "forward")]
+
     def compute(self, x: Tensor, wanted: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits, and the features at these sites."""
         raise NotImplementedError

@@ -17,7 +17,7 @@ from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -25,6 +25,8 @@ from snp_lib.data import Dataset, Split
 from snp_lib.data.dataset import inputs_per_label
 from snp_lib.machine import uses_bfloat16
 from snp_lib.models.sites import split_site
+from snp_lib.training import execution
+from snp_lib.training.execution import AHEAD, WARM_UP, Captured
 from snp_lib.training.optim import warmup_cosine
 from snp_lib.training.preparation import preparation
 from snp_lib.training.recipe import Recipe
@@ -97,6 +99,9 @@ class TokenReadout(Readout):
 
     def pool(self, features: Float[Tensor, "n t d"]) -> Float[Tensor, "n d"]:
         """Mean of the tokens weighted by the softmax of one learned score each."""
+        if torch.compiler.is_compiling():  # sums, which a compiler joins, where products are calls of a library
+            weights = (features * self.score.weight).sum(2).softmax(dim=1)
+            return (features * weights.unsqueeze(2)).sum(1)
         attention = self.score(features).softmax(dim=1)  # (N, T, 1)
         return torch.bmm(attention.transpose(1, 2), features).squeeze(1)
 
@@ -191,35 +196,83 @@ def train_readouts(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(zlib.crc32(f"{seed} {site}".encode()))  # initial weights do not depend on the other sites
             readouts[site] = make_readout(example[site], dataset.num_classes, recipe.pooling).to(device)
-    parameters = [p for readout in readouts.values() for p in readout.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
-    wide = bfloat16 and recipe.pooling == "flat"
-    steps = len(labels) // recipe.batch_size
-    bar = tqdm(total=recipe.epochs * steps, desc="readouts", unit="step", disable=not progress, leave=False)
+    learning = _Learning(model, readouts, recipe, len(labels) // recipe.batch_size, bfloat16=bfloat16)
+    bar = tqdm(total=len(learning.rates), desc="readouts", unit="step", disable=not progress, leave=False)
+    ahead = AHEAD if learning.recorded else 1
     with StopRequests() as requests:
         for epoch in range(recipe.epochs):
             generator = torch.Generator(device).manual_seed(epoch_seed(seed, epoch))
-            for step, batch in enumerate(shuffled_batches(len(labels), recipe.batch_size, generator)):
-                for group in optimizer.param_groups:
-                    group["lr"] = warmup_cosine(epoch * steps + step, total=recipe.epochs * steps, warmup=0, peak=recipe.lr, end=0.0)
-                with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                    _, features = model(prepared.augmented(inputs[batch], generator), sites=sites)
-                optimizer.zero_grad(set_to_none=True)
-                for site in sites:
-                    with torch.autocast(device.type, torch.bfloat16, enabled=wide):
-                        logits = readouts[site](features[site] if wide else features[site].float())
-                    F.cross_entropy(logits.float(), labels[batch]).backward()
-                optimizer.step()
-                bar.update()
-                if requests.pending or time.monotonic() > deadline:
-                    bar.close()
-                    raise Stopped(
-                        requests.reason,
-                        "while the readouts were trained",
-                        "the network is kept, the readouts start again: give them more time",
-                    )
+            order = shuffled_batches(len(labels), recipe.batch_size, generator)
+            for begin in range(0, len(order), ahead):
+                chosen = torch.cat(order[begin : begin + ahead])
+                augmented = prepared.augmented(inputs[chosen], generator)
+                for part, wanted in zip(augmented.split(recipe.batch_size), labels[chosen].split(recipe.batch_size), strict=True):
+                    learning.step(part, wanted)
+                    bar.update()
+                    if requests.pending or time.monotonic() > deadline:
+                        bar.close()
+                        raise Stopped(
+                            requests.reason,
+                            "while the readouts were trained",
+                            "the network is kept, the readouts start again: give them more time",
+                        )
     bar.close()
     return {site: readout.eval() for site, readout in readouts.items()}
+
+
+class _Learning:
+    """The readouts of one frozen network and how they learn, a step on one batch after the other.
+
+    On a GPU a step of all of them is recorded and replayed.
+    """
+
+    def __init__(self, model: nn.Module, readouts: Mapping[str, Readout], recipe: ReadoutRecipe, steps: int, *, bfloat16: bool) -> None:
+        self.model, self.readouts, self.bfloat16 = model, readouts, bfloat16
+        self.device = next(model.parameters()).device
+        self.wide = bfloat16 and recipe.pooling == "flat"  # wider than the network: in its precision
+        self.recorded = execution.capturable(self.device)
+        total = recipe.epochs * steps
+        self.rates = [warmup_cosine(step, total=total, warmup=0, peak=recipe.lr, end=0.0) for step in range(total)]
+        self.table = torch.tensor([*self.rates, *[0.0] * (WARM_UP + 1)], device=self.device)
+        self.done, self.at = 0, torch.zeros((), dtype=torch.long, device=self.device)
+        self.parameters = [p for readout in readouts.values() for p in readout.parameters()]
+        rate = torch.tensor(recipe.lr, device=self.device) if self.recorded else recipe.lr
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=rate, weight_decay=recipe.weight_decay, fused=True, capturable=self.recorded)
+        tokens = self.recorded and all(isinstance(readout, TokenReadout) for readout in readouts.values())
+        self.loss = torch.compile(_loss, dynamic=False) if tokens else _loss
+        self.graph: Captured | None = None
+
+    def step(self, inputs: Tensor, labels: Int64[Tensor, " n"]) -> None:
+        """One step of every readout on a batch of augmented inputs."""
+        if self.recorded:
+            if self.graph is None:
+                self.graph = execution.Captured(self.compute, (inputs, labels), state=[*self.parameters, self.at], optimizer=self.optimizer)
+            self.graph(inputs, labels)
+        else:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.rates[self.done]
+            self.compute(inputs, labels)
+        self.done += 1
+
+    def compute(self, inputs: Tensor, labels: Int64[Tensor, " n"]) -> tuple[Tensor, ...]:
+        """The same at the rates that the optimiser has, or that the table has where it is recorded."""
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+            _, features = self.model(inputs, sites=list(self.readouts))
+        self.optimizer.zero_grad(set_to_none=True)
+        for site, readout in self.readouts.items():
+            self.loss(readout, features[site], labels, self.wide).backward()
+        if self.recorded:
+            for group in self.optimizer.param_groups:
+                group["lr"].copy_(self.table.index_select(0, self.at.view(1))[0])
+            self.at += 1
+        self.optimizer.step()
+        return ()
+
+
+def _loss(readout: Readout, features: Tensor, labels: Int64[Tensor, " n"], wide: bool) -> Float[Tensor, ""]:
+    with torch.autocast(features.device.type, torch.bfloat16, enabled=wide):
+        logits = readout(features if wide else features.float())
+    return F.cross_entropy(logits.float(), labels)
 
 
 @dataclass(frozen=True)
@@ -240,10 +293,14 @@ def measure(
     *,
     num_classes: int,
     batch_size: int = 128,
+    bfloat16: bool = False,
     deadline: float = math.inf,
     progress: bool = False,
 ) -> Measurement:
     """Class means, readout accuracy and logits at every site, in one forward pass over the split.
+
+    Args:
+        bfloat16: on a GPU the network's products in bfloat16; pooling and sums stay as they are.
 
     Raises:
         Stopped: ``time.monotonic()`` passed the deadline, or SIGTERM came; nothing of the pass is kept.
@@ -261,10 +318,11 @@ def measure(
             split.batches(batch_size), total=steps, desc="class means", unit="step", disable=not progress, leave=False
         ):
             labels = labels.to(device)
-            output, features = model(prepare(inputs.to(device)), sites=list(readouts))
+            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16 and device.type == "cuda"):
+                output, features = model(prepare(inputs.to(device)), sites=list(readouts))
             logits.append(output.float())
             for site, readout in readouts.items():
-                pooled = readout.pool(features[site])
+                pooled = readout.pool(features[site].float())
                 hits[site] += (readout.linear(pooled).argmax(1) == labels).sum()
                 if site not in sums:
                     sums[site] = torch.zeros(num_classes, pooled.shape[1], dtype=torch.float64, device=device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -11,122 +11,29 @@ import numpy as np
 import pandas as pd
 import torch
 
-from snp_lib.data import Dataset, Split
-from snp_lib.experiments import Experiment, Scale, initial_model
+from snp_lib.experiments import Scale, initial_model
 from snp_lib.models import Network
-from snp_lib.performance import binarize, diagonal_sets
 from snp_lib.performance.statistics import half_width
 from snp_lib.pruning import block_permutation, finetune, macs, prune, shared_logits
-from snp_lib.pruning.masks import Masks, Sets, andc, density, magnitude, random_clusters, shuffled
+from snp_lib.pruning.masks import density
+from snp_lib.results.arms import RULES as RULES, all_arms as all_arms, masks_of as masks_of
 from snp_lib.results.setting import Measurement, Setting
+from snp_lib.results.tuning import FineTuning as FineTuning, Rate, tuning_of as tuning_of
 from snp_lib.store import Run
 from snp_lib.store.derived import Arrays
-from snp_lib.training.loop import accuracy, top_accuracy
-from snp_lib.training.recipe import Recipe
-
-Rule = Callable[[Sets, Network, Masks, int], Masks]
-
-RULES: dict[str, Rule] = {
-    "andc": lambda sets, model, method, seed: method,
-    "random clusters": lambda sets, model, method, seed: random_clusters(sets, model, method, seed=seed),
-    "magnitude": lambda sets, model, method, seed: magnitude(model, method),
-    "shuffled": lambda sets, model, method, seed: shuffled(method, seed=seed),
-}
-"""How the masks of an arm are made, from the diagonal sets on the training split, the network, the masks of ANDC, which set the
-density of every layer, and the seed of the run. One rule more is one more entry."""
+from snp_lib.training.prediction import accuracy, top_accuracy
 
 UNTUNED_ARMS = ("andc", "magnitude", "shuffled")  # of each encoder alone
 COSTS = ("dense", "kept", "compact", "blocks")
 
 
-@dataclass(frozen=True, kw_only=True)
-class FineTuning:
-    """How pruned networks are fine-tuned: the run's own recipe, shorter; the same for every arm (defined here).
-
-    Raises:
-        ValueError: a number out of range.
-    """
-
-    epochs: int = 1  # 0: only what pruning does before any fine-tuning
-    images: int | None = None  # of the training split, drawn by the seed of the run; None: all
-    lr_share: float = 1.0  # peak learning rate over that of the run
-    warmup: float = 0.1  # epochs
-
-    def __post_init__(self) -> None:
-        if self.epochs < 0 or self.lr_share <= 0 or self.warmup < 0 or (self.images is not None and self.images < 1):
-            raise ValueError(f"epochs and warmup must not be negative, lr_share and images must be positive, got {self}")
-
-    def recipe(self, trained_with: Recipe) -> Recipe:
-        """The recipe of the fine-tuning of a run."""
-        lr = trained_with.lr * self.lr_share
-        return replace(trained_with, epochs=self.epochs, lr=lr, warmup_epochs=self.warmup, eval_every=self.epochs)
-
-    def dataset(self, whole: Dataset, seed: int) -> Dataset:
-        """The data set with as many training images; raises ValueError where there are fewer."""
-        if self.images is None:
-            return whole
-        if self.images > len(whole.train):
-            raise ValueError(f"{self.images} images to fine-tune on, but {whole.name} has {len(whole.train)} for training")
-        chosen = torch.randperm(len(whole.train), generator=torch.Generator().manual_seed(seed))[: self.images]
-        return replace(whole, train=Split(whole.train.inputs[chosen], whole.train.labels[chosen]))
-
-
 THETAS: dict[Scale, tuple[float, ...]] = {
     "smoke": (0.3, 0.5, 0.7),
     "small": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
-    "medium": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
+    "medium": (0.3, 0.4, 0.5, 0.6, 0.7),
     "paper": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
 }
 """The thresholds of each scale, which set the densities."""
-
-TUNING: dict[Scale, FineTuning] = {
-    "smoke": FineTuning(),
-    "small": FineTuning(images=20_000),
-    "medium": FineTuning(images=20_000),
-    "paper": FineTuning(epochs=3, lr_share=0.3),
-}
-"""The fine-tuning of each scale; that of ``small`` and ``medium`` is 156 steps of the 6,240 of the training."""
-
-FLOWERS_TUNING: dict[Scale, FineTuning] = {
-    "smoke": FineTuning(),
-    "small": FineTuning(epochs=10, warmup=1),
-    "medium": FineTuning(epochs=10, warmup=1),
-    "paper": FineTuning(epochs=30, warmup=1, lr_share=0.3),
-}
-"""The same for Flowers-102, where an epoch of 1,020 photographs is a few steps."""
-
-
-def tuning_of(experiment: Experiment) -> FineTuning:
-    """The fine-tuning of a run, unless another is asked for."""
-    return (FLOWERS_TUNING if experiment.dataset.startswith("flowers102") else TUNING)[experiment.scale]
-
-
-def all_arms() -> tuple[str, ...]:
-    """Every arm: the rules, ``fresh`` (the masks of ANDC on weights drawn anew) and ``dense`` (nothing is pruned)."""
-    return (*RULES, "fresh", "dense")
-
-
-def masks_of(run: Run, arm: str, theta: float, model: Network, *, encoder: int | None = None, classifier: bool = True) -> Masks:
-    """The masks of an arm on a run: those of ANDC at θ, or a control with as many weights in every layer.
-
-    Everything is decided on the training split. ``fresh`` has the masks of ANDC (on weights drawn anew), ``dense`` none.
-
-    Args:
-        model: the network of the run; only ``magnitude`` looks at its weights.
-        encoder: the only one pruned, counted from 1, and with the last one the classifier; None: all and the classifier.
-        classifier: whether the classifier is pruned with the last encoder.
-
-    Raises:
-        ValueError: unknown arm or encoder.
-    """
-    if arm not in (known := all_arms()):
-        raise ValueError(f"unknown arm {arm!r}; there are {', '.join(known)}")
-    if arm == "dense":
-        return {}
-    sets = _sets(run, theta)
-    encoders = None if encoder is None else [encoder]
-    method = andc(sets, model, encoders=encoders, classifier=classifier and encoder in (None, run.depth))
-    return method if arm == "fresh" else RULES[arm](sets, model, method, run.experiment.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +45,7 @@ class Pruning(Measurement):
 
     Arrays by name: ``thetas`` (θ,); ``density`` (θ, layer), of every pruned layer, and ``total`` (θ,) of all of them;
     ``before`` and ``after`` (θ, 2), top-1 and top-5 accuracy in [0, 1] (``after`` only where there is fine-tuning);
-    ``macs`` (θ, 4) of the pruned layers as they are named in ``COSTS``.
+    ``macs`` (θ, 4) of the pruned layers as they are named in ``COSTS``; ``lr_share`` (), where the rate was chosen.
 
     Attributes:
         arm: the method or a control.
@@ -201,7 +108,12 @@ class Pruning(Measurement):
             "before": accuracies(),
         }
         if tuning.epochs:
-            recipe, seed = tuning.recipe(run.experiment.recipe), run.experiment.seed
+            share, seed = tuning.lr_share, run.experiment.seed
+            if share is None:
+                rate = Rate(tuning=tuning)
+                share = rate.best(rate.make(run, device=setting.device, progress=setting.progress, data_root=setting.data_root))
+                arrays["lr_share"] = np.array(share)
+            recipe = tuning.recipe(run.experiment.recipe, share)
             few = tuning.dataset(setting.dataset, seed)
             finetune(model, networks, masks, few, recipe, encoder=start, seed=seed, progress=setting.progress)
             arrays["after"] = accuracies()
@@ -222,10 +134,12 @@ def prunings(
 
 
 def prunings_of(run: Run) -> list[Measurement]:
-    """What a run has for chapter A5: every arm on all encoders and on the last one, fine-tuned, and each encoder alone, untuned."""
+    """What a run has for chapter A5: every arm on all encoders, with the classifier and without, and on the last one, fine-tuned, and
+    each encoder alone, untuned."""
     if run.experiment.lean or not run.prunable:
         return []
-    return [*prunings(), *prunings(encoder=run.depth), *encoders_alone(run.depth)]
+    whole = [*prunings(), *(prunings(arms=tuple(RULES), classifier=False) if run.experiment.scale == "medium" else [])]
+    return [*whole, *encoders_alone(run.depth), *prunings(encoder=run.depth)]
 
 
 def encoders_alone(depth: int) -> list[Pruning]:
@@ -234,11 +148,6 @@ def encoders_alone(depth: int) -> list[Pruning]:
     untuned = FineTuning(epochs=0)
     pieces = [prunings(arms=("dense", *UNTUNED_ARMS), encoder=encoder, tuning=untuned) for encoder in range(1, depth + 1)]
     return [*itertools.chain(*pieces), *prunings(arms=UNTUNED_ARMS, encoder=depth, classifier=False, tuning=untuned)]
-
-
-def _sets(run: Run, theta: float) -> Sets:
-    """Labels that every node recognises on the training split: test labels must not decide what is pruned."""
-    return {site: diagonal_sets(binarize(run.matrices(site, split="train"), theta)) for site in run.sites}
 
 
 def _fresh_behind(run: Run, model: Network, encoder: int) -> Network:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from snp_lib import data
 from snp_lib.data import Dataset
-from snp_lib.machine import choose_device, uses_bfloat16
+from snp_lib.machine import choose_device, data_dir, measuring_batch, uses_bfloat16
 from snp_lib.models import Network
 from snp_lib.store import Run, StoreError, derived
 from snp_lib.store.derived import Arrays
@@ -44,7 +44,8 @@ class Setting:
     def dataset(self) -> Dataset:
         """The data set of the run's experiment."""
         experiment = self.run.experiment
-        return data.load(experiment.dataset, self.data_root, size=experiment.dataset_size, progress=self.progress)
+        root = Path(self.data_root or data_dir()).expanduser()
+        return _opened(experiment.dataset, root, experiment.dataset_size, self.progress)
 
     @functools.cached_property
     def network(self) -> Network:
@@ -62,9 +63,20 @@ class Setting:
         return preparation(self.run.experiment.recipe, inputs, self.dataset.num_classes).plain
 
     @property
+    def passes(self) -> dict[str, Any]:
+        """How a measurement passes over a split: inputs at a time, and whether products run in bfloat16 on a GPU."""
+        return {"batch_size": measuring_batch(self.torch_device), "bfloat16": self.bfloat16}
+
+    @property
     def bfloat16(self) -> bool:
         """Whether matrix products run in bfloat16, as in the training."""
         return uses_bfloat16(self.run.experiment.recipe.precision, self.torch_device)
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(name: str, root: Path, size: int | None, progress: bool) -> Dataset:
+    """The data set last used, which the next measurement needs most likely."""
+    return data.load(name, root, size=size, progress=progress)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from snp_lib.results.sites import site_statistics
 from snp_lib.store import Run, Unit
 from snp_lib.store.derived import Arrays
 from snp_lib.store.make import read_out
-from snp_lib.training.loop import accuracy
+from snp_lib.training.prediction import accuracy
 
 THETAS = (0.2, 0.3, 0.4, 0.5, 0.6)
 
@@ -125,7 +125,7 @@ class SilencedNodes(Measurement):
             first[site] = SilencedFirst(after[site], run.sites[site])
         labels, test = setting.dataset.num_classes, setting.dataset.test
         both = [
-            measure(setting.network, readouts, test, setting.prepare, num_classes=labels, progress=setting.progress)
+            measure(setting.network, readouts, test, setting.prepare, num_classes=labels, progress=setting.progress, **setting.passes)
             for readouts in (first, after)
         ]
         rows: dict[str, list[Any]] = {"statistics": [], "after": [], "agreement": []}

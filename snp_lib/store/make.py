@@ -19,14 +19,15 @@ from snp_lib import data
 from snp_lib.data import Dataset
 from snp_lib.experiments import Experiment
 from snp_lib.experiments.experiment import initial_model
-from snp_lib.machine import choose_device, code_version, device_name, runs_dir, uses_bfloat16
+from snp_lib.machine import choose_device, code_version, device_name, measuring_batch, runs_dir, uses_bfloat16
 from snp_lib.performance.readout import Measurement, Readout, ReadoutRecipe, measure, train_readouts
 from snp_lib.store import weights
 from snp_lib.store.disk import StoreError, locked, replace_folder, sha256, write_durably
 from snp_lib.store.manifest import FORMAT, files_of, model_of, parse_manifest, seal, snapshot_name
 from snp_lib.store.runs import Run, find
 from snp_lib.training import checkpoint as checkpoints, team
-from snp_lib.training.loop import TrainingError, accuracy, train
+from snp_lib.training.loop import TrainingError, train
+from snp_lib.training.prediction import accuracy
 from snp_lib.training.preparation import preparation
 
 
@@ -176,10 +177,9 @@ def read_out(
     readouts = train_readouts(model, dataset, sites, recipe, experiment.recipe, seed=experiment.seed, deadline=deadline, progress=progress)
     device = next(model.parameters()).device
     prepare = preparation(experiment.recipe, dataset.train.inputs.to(device), dataset.num_classes).plain
-    measured = {
-        name: measure(model, readouts, dataset.split(name), prepare, num_classes=dataset.num_classes, deadline=deadline, progress=progress)
-        for name in splits
-    }
+    options: dict[str, Any] = {"num_classes": dataset.num_classes, "deadline": deadline, "progress": progress}
+    options |= {"batch_size": measuring_batch(device), "bfloat16": uses_bfloat16(experiment.recipe.precision, device)}
+    measured = {name: measure(model, readouts, dataset.split(name), prepare, **options) for name in splits}
     return readouts, measured
 
 

@@ -188,6 +188,17 @@ class Run:
         )
         return unit_matrices(means, weight).numpy()
 
+    @functools.cached_property
+    def diagonals(self) -> dict[str, Float[np.ndarray, "unit label"]]:
+        """Diagonal elements of every node's matrix on the training split over its largest element; −1 for a silent node."""
+        shares = {}
+        for site in self.sites:
+            matrices = self.matrices(site, split="train")
+            largest = matrices.max(axis=(1, 2))[:, None]
+            diagonal = np.diagonal(matrices, axis1=1, axis2=2)
+            shares[site] = np.where(largest > 0, diagonal / np.where(largest > 0, largest, 1), -1)
+        return shares
+
     @property
     def logits(self) -> Float[np.ndarray, "image label"]:
         """Logits of the network on the test split, in its order; raises StoreError for a lean run, which has none."""

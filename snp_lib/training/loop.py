@@ -9,26 +9,27 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from snp_lib.data import Dataset, Split
+from snp_lib.data import Dataset
 from snp_lib.machine import uses_bfloat16
-from snp_lib.training import checkpoint as checkpoints, team
-from snp_lib.training.execution import Captured, capturable, compiled_encoders
+from snp_lib.training import checkpoint as checkpoints, execution, team
+from snp_lib.training.execution import AHEAD, compiled_parts, slots
 from snp_lib.training.optim import learning_rate, make_optimizer, set_rate
+from snp_lib.training.prediction import accuracy, predict
 from snp_lib.training.preparation import preparation
 from snp_lib.training.recipe import Recipe
 from snp_lib.training.seeds import epoch_seed, shuffled_batches, step_seed
 from snp_lib.training.sparsity import Holder, Mask
+from snp_lib.training.step import RecordedStep
 from snp_lib.training.stopping import Stopped, StopRequests
 
 CHECKPOINT_SECONDS = 60.0
@@ -72,7 +73,7 @@ def train(
             training calls it for the epochs still to come.
         masks: parameter name to a mask of its shape; weights outside it are zero from the start to the end (see
             ``snp_lib.training.sparsity.Holder``).
-        compiled: let ``torch.compile`` make the encoders of a compact transformer; pays on a GPU, in long trainings.
+        compiled: let ``torch.compile`` make the parts of the network; pays on a GPU, in long trainings.
 
     Returns:
         Rows with ``epoch`` (from 1), ``lr``, ``train_loss``, ``train_accuracy`` (on the augmented inputs, while
@@ -95,7 +96,7 @@ def train(
     training.after_epoch = after_epoch if team.rank() == 0 else None
     if not resumed and training.after_epoch is not None:
         training.after_epoch(0)
-    network = team.wrap(model)
+    step = RecordedStep(training) if training.recorded else functools.partial(training.step, team.wrap(model))
     bar = tqdm(
         total=recipe.epochs * training.steps,
         initial=training.done,
@@ -107,16 +108,13 @@ def train(
     saved = time.monotonic()
     devices = [device] if device.type == "cuda" else []
     training.compiled = compiled
-    faster = compiled_encoders(model) if compiled else contextlib.nullcontext()
+    faster = compiled_parts(step.twin if isinstance(step, RecordedStep) else model) if compiled else contextlib.nullcontext()
     with StopRequests() as requests, torch.random.fork_rng(devices=devices), contextlib.closing(bar), faster:
         while training.epoch < recipe.epochs:
             model.train()
             started = time.perf_counter() - training.seconds
-            for batch in training.batches():
-                inputs = training.batch(batch)
-                if training.captured is None and team.size() == 1 and capturable(device):
-                    training.capture(network, *inputs)
-                training.step(network, *inputs)
+            for inputs, targets in training.batches():
+                step(inputs, targets)
                 if whole := training.done % training.steps == 0:
                     training.check()  # before the clock is read: a GPU may still be at work
                 training.seconds = time.perf_counter() - started
@@ -164,7 +162,8 @@ class Training:
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model, self.dataset, self.recipe, self.seed, self.device = model, dataset, recipe, seed, device
         self.path = path
-        self.optimizer = make_optimizer(model, recipe)
+        self.recorded = team.size() == 1 and execution.capturable(device)  # steps and their inputs are prepared for that
+        self.optimizer = make_optimizer(model, recipe, capturable=self.recorded)
         self.holder = Holder(model, masks or {})
         self.inputs, self.labels = dataset.train.inputs.to(device), dataset.train.labels.to(device)
         self.preparation = preparation(recipe, self.inputs, dataset.num_classes)
@@ -178,8 +177,18 @@ class Training:
         self.loss_and_hits = torch.zeros(2, dtype=torch.float64, device=device)  # of the running epoch, of this process
         self.bad_step = torch.full((), -1, device=device)  # stays on the device: looking at it every step would stall a GPU
         self.after_epoch: Callable[[int], None] | None = None
-        self.compiled = False  # whether the encoders are, while it trains
-        self.captured: Callable[..., tuple[Tensor, ...]] | None = None  # ``gradients`` of the whole network as one launch
+        self.compiled = False  # whether the parts of the model are, while it trains
+
+    def restart(self, network: nn.Module, masks: Mapping[str, Mask]) -> None:
+        """Begin anew with the weights of another network of the same shape; masks as they were given first, or none of a name."""
+        self.model.load_state_dict(network.state_dict())
+        self.holder.replace(masks)
+        self.holder.zero_weights()
+        for slot in slots(self.optimizer):
+            slot.zero_()
+        self.history, self.done, self.seconds = [], 0, 0.0
+        self.loss_and_hits.zero_()
+        self.bad_step.fill_(-1)
 
     def _fingerprint(self, given: str, masks: Mapping[str, Mask]) -> str:
         """Of everything that the weights depend on and that a checkpoint could be resumed with by mistake."""
@@ -200,16 +209,25 @@ class Training:
         """Finished epochs."""
         return len(self.history)
 
-    def batches(self) -> list[Int64[Tensor, " b"]]:
-        """What is left of the running epoch."""
-        generator = torch.Generator(self.device).manual_seed(epoch_seed(self.seed, self.epoch))
-        return shuffled_batches(len(self.labels), self.recipe.batch_size, generator)[self.done - self.epoch * self.steps :]
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Augmented inputs and targets of what is left of the running epoch, step by step, the share of this process.
 
-    def batch(self, chosen: Int64[Tensor, " b"]) -> tuple[Tensor, Tensor]:
-        """Augmented inputs and targets of the next step, the share of this process."""
-        generator = torch.Generator(self.device).manual_seed(step_seed(self.seed, self.done))
-        inputs, targets = self.preparation.mixed(self.inputs[chosen], self.labels[chosen], generator)
-        return team.share(inputs), team.share(targets)
+        Where steps are recorded, many batches are augmented at once, always the same ones together.
+        """
+        first = self.epoch * self.steps
+        generator = torch.Generator(self.device).manual_seed(epoch_seed(self.seed, self.epoch))
+        order = shuffled_batches(len(self.labels), self.recipe.batch_size, generator)
+        ahead = AHEAD if self.recorded else 1
+        for begin in range((self.done - first) // ahead * ahead, self.steps, ahead):
+            chosen = torch.cat(order[begin : begin + ahead])
+            generator = torch.Generator(self.device).manual_seed(step_seed(self.seed, first + begin))
+            inputs, targets = self.preparation.mixed(self.inputs[chosen], self.labels[chosen], generator)
+            if self.recorded and self.bfloat16 and inputs.is_floating_point():
+                inputs = inputs.bfloat16()
+            pairs = zip(inputs.split(self.recipe.batch_size), targets.split(self.recipe.batch_size), strict=True)
+            for step, (part, wanted) in enumerate(pairs, start=first + begin):
+                if step >= self.done:
+                    yield team.share(part), team.share(wanted)
 
     def step(self, network: Callable[[Tensor], Tensor], inputs: Tensor, targets: Tensor) -> None:
         """One step of the optimiser; nothing here waits for the device.
@@ -220,33 +238,32 @@ class Training:
         """
         set_rate(self.optimizer, learning_rate(self.recipe, self.done, self.steps))
         torch.manual_seed((step_seed(self.seed, self.done) + team.rank()) % 2**63)
-        loss, logits = self.gradients(network, inputs, targets) if self.captured is None else self.captured(inputs, targets)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+            logits = network(inputs)
+            loss = self.loss(logits, targets)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.update()
+        self.tally(loss.detach(), logits.detach(), targets, self.done)
+        self.done += 1
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy; mixing has smoothed the labels already."""
+        return F.cross_entropy(logits, targets, label_smoothing=0.0 if self.recipe.mixes else self.recipe.label_smoothing)
+
+    def update(self) -> None:
+        """The optimiser's step along the gradients, with masks and clipping."""
         self.holder.zero_gradients()
         if self.recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
         self.holder.zero_weights()
+
+    def tally(self, loss: Tensor, logits: Tensor, targets: Tensor, step: int | Tensor) -> None:
+        """Add a step to the sums of its epoch, and note the first one whose loss went wrong."""
         labels = targets.argmax(1) if self.recipe.mixes else targets
         self.loss_and_hits += torch.stack([loss.double(), (logits.argmax(1) == labels).sum().double()])
-        self.bad_step = torch.where((self.bad_step < 0) & ~(loss <= self.loss_limit), self.done, self.bad_step)
-        self.done += 1
-
-    def gradients(self, network: Callable[[Tensor], Tensor], inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss and logits of a step; the gradients are left with the parameters."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            logits = network(inputs)
-            # mixing has smoothed the labels already
-            loss = F.cross_entropy(logits, targets, label_smoothing=0.0 if self.recipe.mixes else self.recipe.label_smoothing)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        return loss.detach(), logits.detach()
-
-    def capture(self, network: Callable[[Tensor], Tensor], inputs: Tensor, targets: Tensor) -> None:
-        """Record ``gradients`` on inputs of these shapes; every later step replays it. The model stays as it is."""
-        before = [buffer.clone() for buffer in self.model.buffers()]  # warming up moves the statistics of batch normalisation
-        self.captured = Captured(functools.partial(self.gradients, network), (inputs, targets))
-        for buffer, value in zip(self.model.buffers(), before, strict=True):
-            buffer.copy_(value)
+        self.bad_step.copy_(torch.where((self.bad_step < 0) & ~(loss <= self.loss_limit), step, self.bad_step))
 
     def check(self) -> None:
         """Wait for the device; raise TrainingError if a step since the last check went wrong."""
@@ -299,7 +316,7 @@ class Training:
         state = checkpoints.load(self.path, self.model, self.optimizer, fingerprint=self.fingerprint)
         self.history, self.done, self.seconds = state["history"], state["steps"], state["seconds"]
         # what one process saved, each of several takes its share of
-        self.loss_and_hits = torch.tensor(state["loss_and_hits"], dtype=torch.float64, device=self.device)
+        self.loss_and_hits.copy_(torch.tensor(state["loss_and_hits"], dtype=torch.float64))
         self.loss_and_hits[1] /= team.size()
         return True
 
@@ -313,26 +330,3 @@ class Training:
         except OSError as error:
             kept = "the one before is whole" if checkpoints.exists(self.path) else "there is none before it"
             warnings.warn(f"cannot write the checkpoint {self.path} ({error}); {kept}, and the training goes on", stacklevel=2)
-
-
-@torch.no_grad()
-def predict(
-    model: nn.Module, split: Split, prepare: Callable[[Tensor], Tensor], *, batch_size: int = 256, bfloat16: bool = False
-) -> Float[Tensor, "n classes"]:
-    """Logits of every input of the split, in order, in eval mode, on the CPU."""
-    model.eval()
-    device = next(model.parameters()).device
-    with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-        return torch.cat([model(prepare(inputs.to(device))).float() for inputs, _ in split.batches(batch_size)]).cpu()
-
-
-def accuracy(logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"]) -> float:
-    """Share of inputs whose largest logit is the label's, in [0, 1]."""
-    return (logits.argmax(1) == labels).double().mean().item()
-
-
-def top_accuracy(logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"], k: int) -> float:
-    """Share of inputs whose label is among the k largest logits, in [0, 1]; raises ValueError for more than there are labels."""
-    if not 1 <= k <= logits.shape[1]:
-        raise ValueError(f"k must lie in [1, {logits.shape[1]}], got {k}")
-    return (logits.topk(k, dim=1).indices == labels[:, None]).any(1).double().mean().item()

@@ -3,40 +3,59 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from snp_lib.training.muon import Muon
 from snp_lib.training.recipe import Recipe
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, recipe: Recipe, *, capturable: bool = False) -> torch.optim.Optimizer:
     """The optimiser of a recipe over every parameter of a model; each group's ``scale`` multiplies the recipe's rate.
 
     - ``adamw``: biases and normalisation parameters are not decayed, as in the released CCT recipe.
     - ``sgd``: with Nesterov momentum; everything is decayed, as in the released code of paper C.
+    - ``muon``: for the ``matrices`` that the network names; all else by AdamW with ``adam_lr`` and ``adam_weight_decay``.
+
+    Args:
+        capturable: rates are tensors beside the parameters, so that a step can be recorded as a CUDA graph.
 
     Raises:
-        ValueError: ``head_lr`` for a model without a last linear layer named ``classifier``.
+        ValueError: ``head_lr`` for a model without a last linear layer named ``classifier``; ``muon`` for one without matrices.
     """
+    matrices: Mapping[str, int] = getattr(model, "matrices", {}) if recipe.optimizer == "muon" else {}
+    if recipe.optimizer == "muon" and not matrices:
+        raise ValueError(f"muon steps along matrices, and {type(model).__name__} names none: give it the property matrices, or use adamw")
     head: set[int] = set()
     if recipe.head_lr is not None:
         classifier = getattr(model, "classifier", None)
         if not isinstance(classifier, nn.Linear) or not recipe.lr:
             raise ValueError("head_lr needs a model whose last linear layer is named classifier, and an lr above zero")
         head = {id(p) for p in classifier.parameters()}
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for p in model.parameters():
+    groups: dict[tuple[float, float, int], list[nn.Parameter]] = {}
+    for name, p in model.named_parameters():
         decay = recipe.weight_decay if recipe.optimizer == "sgd" or p.ndim > 1 else 0.0
         scale = recipe.head_lr / recipe.lr if recipe.head_lr is not None and id(p) in head else 1.0
-        groups.setdefault((decay, scale), []).append(p)
-    settings = [
-        {"params": parameters, "weight_decay": decay, "scale": scale, "lr": recipe.lr * scale}
-        for (decay, scale), parameters in groups.items()
+        if recipe.optimizer == "muon" and name not in matrices:
+            decay, scale = (recipe.adam_weight_decay or 0.0) if p.ndim > 1 else 0.0, (recipe.adam_lr or 0.0) / recipe.lr
+        groups.setdefault((decay, scale, matrices.get(name, 0)), []).append(p)
+    device = next(model.parameters()).device
+
+    def rate(scale: float) -> float | Tensor:
+        return torch.tensor(recipe.lr * scale, device=device) if capturable else recipe.lr * scale
+
+    settings: list[dict[str, Any]] = [
+        {"params": parameters, "weight_decay": decay, "scale": scale, "lr": rate(scale)} | ({"parts": parts} if parts else {})
+        for (decay, scale, parts), parameters in groups.items()
     ]
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(settings, lr=recipe.lr, momentum=recipe.momentum or 0.0, nesterov=bool(recipe.momentum), fused=True)
-    return torch.optim.AdamW(settings, lr=recipe.lr, fused=True)
+    if recipe.optimizer == "muon":
+        return Muon(settings, lr=recipe.lr, betas=(0.9, 0.95), fused=True, capturable=capturable)
+    return torch.optim.AdamW(settings, lr=recipe.lr, fused=True, capturable=capturable)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

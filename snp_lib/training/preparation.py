@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from snp_lib.data.augment.crops import Normalize, random_crop, random_flip, random_resized_crop
-from snp_lib.data.augment.mixing import mix, random_erasing
+from snp_lib.data.augment.mixing import mix, random_erasing, smoothed
 from snp_lib.data.augment.policies import AutoAugment, RandAugment
 from snp_lib.training.recipe import Recipe
 
@@ -99,7 +99,7 @@ class ImagePreparation:
         images = self.augmented(inputs, generator)
         if not self.recipe.mixes:
             return images, labels
-        return mix(
+        mixed, shares = mix(
             images,
             labels,
             self.num_classes,
@@ -108,6 +108,11 @@ class ImagePreparation:
             cutmix_alpha=self.recipe.cutmix or 0.0,
             smoothing=self.recipe.label_smoothing,
         )
+        if self.recipe.mixing is None:
+            return mixed, shares
+        chosen = torch.rand(len(images), generator=generator, device=images.device) < self.recipe.mixing
+        smooth = smoothed(labels, self.num_classes, self.recipe.label_smoothing)
+        return torch.where(chosen[:, None, None, None], mixed, images), torch.where(chosen[:, None], shares, smooth)
 
 
 class TokenPreparation:
@@ -118,7 +123,7 @@ class TokenPreparation:
     """
 
     def __init__(self, recipe: Recipe) -> None:
-        options = ("crop_padding", "resized_crop", "flip", "policy", "mixup", "cutmix", "erasing")
+        options = ("crop_padding", "resized_crop", "flip", "policy", "mixup", "cutmix", "mixing", "erasing")
         if given := [name for name in options if getattr(recipe, name)]:
             raise ValueError(f"{given[0]} is an augmentation of images; for tokens switch it off in the recipe")
 

@@ -29,6 +29,7 @@ class Holder:
         if unknown := [name for name in masks if name not in parameters]:
             raise ValueError(f"no parameter {unknown[0]!r} to mask; this model has {', '.join(parameters)}")
         self.held: list[tuple[nn.Parameter, Tensor]] = []
+        self.names = list(masks)
         for name, mask in masks.items():
             parameter = parameters[name]
             if mask.shape != parameter.shape or mask.dtype != torch.bool:
@@ -36,6 +37,13 @@ class Holder:
                     f"the mask of {name} must be Boolean of shape {tuple(parameter.shape)}, got {mask.dtype} of shape {tuple(mask.shape)}"
                 )
             self.held.append((parameter, ~mask.to(parameter.device)))
+
+    def replace(self, masks: Mapping[str, Mask]) -> None:
+        """Hold these in place of those of the same names; a name that is missing holds nothing. Raises ValueError for another name."""
+        if unknown := [name for name in masks if name not in self.names]:
+            raise ValueError(f"no mask of {unknown[0]!r} was given at first; there are {', '.join(self.names) or 'none'}")
+        for name, (_, dropped) in zip(self.names, self.held, strict=True):
+            dropped.copy_(~masks[name] if name in masks else torch.zeros_like(dropped))
 
     @torch.no_grad()
     def zero_weights(self) -> None:

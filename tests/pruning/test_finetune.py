@@ -14,7 +14,8 @@ from snp_lib.models.cct import CCT
 from snp_lib.pruning import finetune, prune, shared_logits
 from snp_lib.pruning.masks import Masks, andc, shuffled
 from snp_lib.training import Stopped
-from snp_lib.training.loop import TrainingError, predict, train
+from snp_lib.training.loop import TrainingError, train
+from snp_lib.training.prediction import predict
 from snp_lib.training.preparation import make_normalize
 from snp_lib.training.recipe import Recipe
 from tests.pruning.test_masks import ADAMW, CPU, SGD, network, sets_of

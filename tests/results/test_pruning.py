@@ -34,7 +34,8 @@ from snp_lib.results.pruning import (
 )
 from snp_lib.store import Run, StoreError
 from snp_lib.store.derived import Arrays
-from snp_lib.training.loop import accuracy, predict, top_accuracy, train
+from snp_lib.training.loop import train
+from snp_lib.training.prediction import accuracy, predict, top_accuracy
 from snp_lib.training.preparation import make_normalize
 
 THETAS = (0.3, 0.7)

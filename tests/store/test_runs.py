@@ -28,7 +28,8 @@ from snp_lib.performance import binarize
 from snp_lib.performance.readout import TokenReadout, measure, train_readouts
 from snp_lib.store import Run, StoreError, make, records, runs, weights
 from snp_lib.training import Stopped, checkpoint
-from snp_lib.training.loop import TrainingError, accuracy
+from snp_lib.training.loop import TrainingError
+from snp_lib.training.prediction import accuracy
 
 
 def no_training(*args: object, **options: object) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from snp_lib import data
 from snp_lib.performance.readout import measure
 from snp_lib.store import Run, StoreError, weights
-from snp_lib.training.loop import accuracy, predict
+from snp_lib.training.prediction import accuracy, predict
 from snp_lib.training.preparation import make_normalize
 
 

@@ -21,8 +21,9 @@ from snp_lib.models import create_model
 from snp_lib.models.cct import CCT
 from snp_lib.training import checkpoint
 from snp_lib.training.checkpoint import CheckpointError
-from snp_lib.training.loop import TrainingError, accuracy, predict, train
+from snp_lib.training.loop import TrainingError, train
 from snp_lib.training.optim import make_optimizer, warmup_cosine
+from snp_lib.training.prediction import accuracy, predict
 from snp_lib.training.recipe import Recipe
 from snp_lib.training.seeds import epoch_seed, shuffled_batches, step_seed
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -22,7 +23,6 @@ from snp_lib.training.loop import Training
 from snp_lib.training.optim import learning_rate, make_optimizer, set_rate, warmup_cosine
 from snp_lib.training.preparation import RATIO, ImagePreparation
 from snp_lib.training.recipe import Recipe
-from snp_lib.training.seeds import step_seed
 from tests.training.test_loop import RECIPE, fit, network
 
 PLAIN = Recipe(epochs=4, batch_size=48, lr=0.1, weight_decay=0.05, crop_padding=0, flip=False, label_smoothing=0.0)
@@ -77,11 +77,10 @@ def test_mixed_images_train_with_the_loss_of_their_soft_labels(few_digits: Datas
     recipe = replace(PLAIN, mixup=1.0, cutmix=1.0, label_smoothing=0.1, lr=0.0, weight_decay=0.0)
     model = network()
     training = Training(model, few_digits, recipe, 0, torch.device("cpu"), "", None)
-    (batch, *_) = training.batches()
+    x, y = next(training.batches())
     model.eval()
-    x, y = training.preparation.mixed(training.inputs[batch], training.labels[batch], generator(step_seed(0, 0)))
     by_hand = -(y * model(x).log_softmax(1)).sum(1).mean()
-    training.step(model, *training.batch(batch))
+    training.step(model, x, y)
     assert training.loss_and_hits[0].item() == pytest.approx(by_hand.item(), abs=1e-6)
     assert training.loss_and_hits[1].item() == (model(x).argmax(1) == y.argmax(1)).sum()
 
@@ -143,7 +142,18 @@ def test_the_cosine_never_ends_above_its_rate() -> None:
 
 
 def test_the_published_recipes_rise_to_their_rate_and_end_where_they_say() -> None:
-    assert set(PUBLISHED) == {"CCT_300", "CCT_LIGHT_200", "VGG_300", "PARK_KIM_300", "SHORT_16", "SHORT_8", "SMOKE_8", "FLOWERS_150"}
+    assert set(PUBLISHED) == {
+        "CCT_300",
+        "CCT_LIGHT_200",
+        "VGG_300",
+        "PARK_KIM_300",
+        "SHORT_16",
+        "SHORT_8",
+        "SMOKE_8",
+        "FLOWERS_150",
+        "FAST_50",
+        "FAST_FLOWERS_150",
+    }
     for recipe in PUBLISHED.values():
         rates = [learning_rate(recipe, step, 4) for step in range(4 * recipe.epochs)]
         assert max(rates) == pytest.approx(recipe.lr, rel=1e-3)
@@ -182,8 +192,8 @@ def test_no_step_waits_for_the_device(name: str, few_digits: Dataset) -> None:
     model = network().train()
     training = Training(model, few_digits, recipe, 0, torch.device("cpu"), "", None)
     with _Looks() as looks:
-        for batch in training.batches()[:2]:
-            training.step(model, *training.batch(batch))
+        for inputs, targets in itertools.islice(training.batches(), 2):
+            training.step(model, inputs, targets)
     assert looks.found == []
     with _Looks() as looks:
         training.check()

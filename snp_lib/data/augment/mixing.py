@@ -52,10 +52,15 @@ def mix(
     own = torch.where(cut, 1 - box.double().mean((1, 2)), own).float()
     # weight of the own pixels, at every place: λ for mixup, 0 or 1 for CutMix
     weight = torch.where(cut.view(n, 1, 1, 1), (~box).float().unsqueeze(1), own.view(n, 1, 1, 1)).to(images.dtype)
-    off = smoothing / num_classes
-    targets = torch.full((n, num_classes), off, device=images.device).scatter_(1, labels.unsqueeze(1), 1 - smoothing + off)
+    targets = smoothed(labels, num_classes, smoothing)
     own = own.unsqueeze(1)
     return images * weight + images.flip(0) * (1 - weight), targets * own + targets.flip(0) * (1 - own)
+
+
+def smoothed(labels: Int64[Tensor, " n"], num_classes: int, smoothing: float) -> Float32[Tensor, "n classes"]:
+    """Labels as shares of all classes, of which ``smoothing`` is spread evenly."""
+    off = smoothing / num_classes
+    return torch.full((len(labels), num_classes), off, device=labels.device).scatter_(1, labels.unsqueeze(1), 1 - smoothing + off)
 
 
 def symmetric_beta(alpha: Float64[Tensor, " n"], generator: torch.Generator) -> Float64[Tensor, " n"]:
