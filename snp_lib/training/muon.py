@@ -23,8 +23,7 @@ SCALE = 0.2  # root mean square of an update over the rate
 class Muon(torch.optim.AdamW):
     """Groups with ``parts`` above zero are matrices and take Muon's step, all others AdamW's.
 
-    Matrices of equal shape are orthogonalised together, in bfloat16 on a GPU and in float32 on a CPU, which has no fast units
-    for less.
+    Matrices of equal shape are orthogonalised together, in bfloat16 on a GPU that has units for it, else in float32.
 
     Args:
         groups: as of every optimiser of torch; ``parts``, in how many blocks of rows the matrices of a group are cut, each
@@ -81,7 +80,8 @@ def _step(groups: list[dict[str, Any]], state: dict[Tensor, Any]) -> None:
 def orthogonal(matrices: Float[Tensor, "b m n"]) -> Float[Tensor, "b m n"]:
     """Matrices with the singular vectors of these and singular values near 1, by the Newton-Schulz iteration; m ≤ n."""
     a, b, c = COEFFICIENTS
-    x = matrices.bfloat16() if matrices.is_cuda else matrices
+    lower = matrices.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+    x = matrices.bfloat16() if lower else matrices
     x = x / x.float().norm(dim=(1, 2), keepdim=True).clamp(min=1e-7).to(x.dtype)
     for _ in range(STEPS):
         square = x @ x.mT
