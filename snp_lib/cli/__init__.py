@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import NoReturn
 
+from snp_lib.cli import keep as keep  # which adds its verbs
 from snp_lib.cli.verbs import VERBS
 
 

@@ -103,6 +103,15 @@ def measurements(text: str) -> list[str]:
     return names
 
 
+def set_name(text: str) -> str:
+    """A name of a set of experiments."""
+    from snp_lib.experiments import SETS
+
+    if text not in SETS:
+        raise argparse.ArgumentTypeError(f"no set {text!r}; there are {', '.join(SETS)}")
+    return text
+
+
 EXPERIMENT = option("experiment", type=experiment, metavar="EXPERIMENT", help="name, see `snp experiments`; also cct-k2-full2 and the like")
 SCALE, SEEDS = scale_option("small"), seeds_option([0], "0")
 DEVICE = option("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (default: auto)")
@@ -118,15 +127,23 @@ TIME_LIMIT = option("--time-limit", type=duration, default=math.inf, metavar="TI
 THETA = option("--theta", type=theta, help="threshold in [0, 1) (default: that of the released code of paper C, 0.3)")
 UNIT = option("--unit", choices=("node", "head"), default="node", help="nodes of every site, or heads of the mha sites")
 WHAT = option("--what", type=measurements, metavar="WHAT", help="make these and keep them with the run, such as stages,ablation or all")
-SET = option("set", metavar="SET", help="cct or variants")
-BUDGET = option("--budget", type=duration, default=math.inf, metavar="TIME", help="for all, such as 9m; only whole runs are kept")
+SET = option("set", type=set_name, metavar="SET", help="cct, variants, elsewhere or curve, see `snp experiments`")
+BUDGET = option("--budget", type=duration, default=math.inf, metavar="TIME", help="for all, such as 9m; what is whole then is kept")
 BATCHES = option("--batch", type=batches, default=[1, 128], metavar="SIZES", help="inputs of a pass, such as 1,128 (default: 1,128)")
 COMPILED_TOO = option("--compile", action="store_true", help="also as torch.compile makes it, against the network as it is")
 EACH_TIME_LIMIT = option(
     "--time-limit", type=duration, default=60.0, metavar="TIME", help="of each batch size, after warm-up (default: 60s)"
 )
-FILES = option("files", nargs="+", type=Path, metavar="FILE", help="made by `snp record EXPERIMENT --to DIR` or `snp make SET --to DIR`")
+FILES = option(
+    "files",
+    nargs="+",
+    type=Path,
+    metavar="FILE",
+    help="made by `snp record EXPERIMENT --to DIR` or `snp make SET --to DIR`; all parts of a bundle",
+)
 TO_PLACE = option("--to", choices=("runs", "records"), default="runs", help="your own runs or the committed records (default: runs)")
+BUNDLE = option("--bundle", action="store_true", help="with --to: all runs in as few files as there can be, of 16 MiB at most")
+APART = option("--weights", type=Path, metavar="FILE", help="weights that travelled apart from the one FILE given, for runs")
 REPLACE = option("--replace", action="store_true", help="replace another run of the same id")
 PATHS = option("paths", nargs="*", type=Path, metavar="PATH", help="file or folder (default: all records and runs)")
 FOLDERS = option("paths", nargs="*", type=Path, metavar="PATH", help="folder (default: all records and runs)")

@@ -1,13 +1,14 @@
-"""The verbs of the command ``snp``, each beside its options. What a verb needs is imported when it runs, so that help comes at once."""
+"""The verbs of the command ``snp`` about experiments, data and chapters, each beside its options.
+
+What a verb needs is imported when it runs, so that help comes at once."""
 
 from __future__ import annotations
 
 import argparse
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snp_lib.cli import options as take
@@ -69,7 +70,7 @@ def _train(options: Namespace) -> int:
         experiment = experiments.get(options.experiment, options.scale, seed)
         finished = store.run(experiment, device=options.device, refresh=options.refresh, deadline=deadline, compiled=options.compile)
         if team.rank() == 0:
-            print(f"{_accuracy(finished)}, {finished.metrics['parameters']:,} parameters, {finished.path}")
+            print(f"{accuracy(finished)}, {finished.metrics['parameters']:,} parameters, {finished.path}")
     return 0
 
 
@@ -90,7 +91,7 @@ def _measure(options: Namespace) -> int:
     if options.what is not None and (options.theta is not None or options.unit != "node"):
         raise ValueError("--theta and --unit go with the printed table; what --what makes has its own (heads before training: heads)")
     for seed in options.seeds:
-        finished = _finished(options, seed)
+        finished = finished_run(options, seed)
         if options.what is None:
             _print_sites(finished, options.unit, options.theta)
         measure([finished], *(options.what or ()), device=options.device)
@@ -114,56 +115,6 @@ def _print_sites(finished: Run, unit: Any, threshold: float | None) -> None:
             f"{site:18}{finished.metrics['readout_accuracy'][site]:9.2%}{s.labels_per_unit():9.2f}"
             f"{s.clusters_per_unit():9.2f}{s.cluster_size:7.2f}{s.noise_per_unit():9.2f}{s.signal:8.2f}{s.snr:7.3f}"
         )
-
-
-@verb(
-    "record",
-    "promote finished runs to the committed records in data/records/, or pack them to carry them elsewhere",
-    take.EXPERIMENT,
-    take.SCALE,
-    take.SEEDS,
-    take.DEVICE,
-    take.MEASURE,
-    take.TO_DIR,
-    take.WEIGHTS,
-)
-def _record(options: Namespace) -> int:
-    from snp_lib.results import measure
-    from snp_lib.store import records
-
-    _check_weights(options)
-    for finished in [_finished(options, seed) for seed in options.seeds]:
-        measure([finished], *options.measure, device=options.device)
-        path = records.keep(finished, options.to, weights=options.weights)
-        print(f"{finished.experiment.id}: {path} ({_megabytes(path)})")
-    return 0
-
-
-@verb(
-    "make",
-    "make the missing runs of a set, the most valuable first, and keep each as soon as it is whole",
-    take.SET,
-    take.SCALE,
-    take.DEVICE,
-    take.COMPILE,
-    take.BUDGET,
-    take.MEASURE,
-    take.TO_DIR,
-    take.WEIGHTS,
-)
-def _make(options: Namespace) -> int:
-    from snp_lib.results import measure
-    from snp_lib.store import records
-
-    _check_weights(options)
-
-    def measured(finished: Run) -> None:
-        measure([finished], *options.measure, device=options.device)
-
-    chosen = {"budget": options.budget, "device": options.device, "compiled": options.compile, "to": options.to}
-    for finished, path in records.make_set(options.set, options.scale, **chosen, weights=options.weights, measure=measured):
-        print(f"{_accuracy(finished)}, {path} ({_megabytes(path)})", flush=True)
-    return 0
 
 
 @verb(
@@ -204,31 +155,6 @@ def _print_latency(comparison: Comparison) -> None:
         print(f"{start}{row['ratio']:7.2f}{row['ratio_low']:7.2f}{row['ratio_high']:7.2f}")
     noise = comparison.noise
     print(f"{'the first once more: noise':71}{noise.median:7.2f}{noise.low:7.2f}{noise.high:7.2f}", flush=True)
-
-
-@verb("import", "check transport files and put their runs in place", take.FILES, take.TO_PLACE, take.REPLACE)
-def _import(options: Namespace) -> int:
-    from snp_lib.store import transport
-
-    def one(path: Path) -> str:
-        finished = transport.unpack(path, to=options.to, replace=options.replace)
-        return f"{finished.experiment.id}: {finished.path} ({_megabytes(finished.path)})"
-
-    return _each(options.files, one)
-
-
-@verb("verify", "check every byte of transport files, runs, records and what was measured of them; write nothing", take.PATHS)
-def _verify(options: Namespace) -> int:
-    from snp_lib.store import upkeep
-
-    return _each(_stored(options), lambda path: f"{_label(path)}: {upkeep.verify(path)}, {_megabytes(path)}, OK")
-
-
-@verb("upgrade", "check runs, records and what was measured of them, and give manifests from before digests theirs", take.FOLDERS)
-def _upgrade(options: Namespace) -> int:
-    from snp_lib.store import upkeep
-
-    return _each(_stored(options), lambda path: f"{_label(path)}: {upkeep.upgrade(path)}")
 
 
 @verb("data", "load a data set, downloading it if needed, and print what it holds", take.DATA_SET, take.ROOT, take.SIZE)
@@ -291,7 +217,8 @@ def _doctor(options: Namespace) -> int:
     return 0
 
 
-def _finished(options: Namespace, seed: int) -> Run:
+def finished_run(options: Namespace, seed: int) -> Run:
+    """The finished run that the options name at a seed; raises StoreError, saying how to make it."""
     from snp_lib import experiments, store
 
     experiment = experiments.get(options.experiment, options.scale, seed)
@@ -300,13 +227,9 @@ def _finished(options: Namespace, seed: int) -> Run:
     return finished
 
 
-def _accuracy(finished: Run) -> str:
+def accuracy(finished: Run) -> str:
+    """Name and test accuracy of a run, in words."""
     return f"{finished.experiment.id}: test accuracy {finished.metrics['test_accuracy']:.2%}"
-
-
-def _check_weights(options: Namespace) -> None:
-    if options.weights and not options.to:
-        raise ValueError("--weights goes with --to DIR; a committed record holds no weights")
 
 
 def _use_threads(options: Namespace) -> None:
@@ -314,34 +237,3 @@ def _use_threads(options: Namespace) -> None:
         import torch
 
         torch.set_num_threads(options.threads)
-
-
-def _stored(options: Namespace) -> list[Path]:
-    from snp_lib import store
-    from snp_lib.store import upkeep
-
-    if not (paths := upkeep.stored(options.paths)):
-        raise store.StoreError(f"there is nothing to check in {store.root('runs')} and {store.root('records')}")
-    return paths
-
-
-def _each(paths: Iterable[Path], one: Callable[[Path], str]) -> int:
-    """Print one line a path, the reason where it is refused, and return 1 if any was."""
-    from snp_lib.store import StoreError
-
-    code = 0
-    for path in paths:
-        try:
-            print(one(path))
-        except StoreError as error:
-            print(f"{_label(path)}: {error}")
-            code = 1
-    return code
-
-
-def _label(path: Path) -> str:
-    return f"derived/{path.name}" if path.parent.name == "derived" else path.stem
-
-
-def _megabytes(path: Path) -> str:
-    return f"{sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path])) / 1e6:.1f} MB"

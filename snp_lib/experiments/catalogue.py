@@ -20,8 +20,10 @@ def get(name: str, scale: Scale, seed: int) -> Experiment:
     Raises:
         ValueError: unknown name or scale, listing what there is, or a variant that cannot be.
     """
-    if name not in CATALOGUE and scale in SCALES and (other := paper_b.variant(paper_a.cct(scale, seed), name)) is not None:
-        return other
+    if name not in CATALOGUE and scale in SCALES:
+        base = paper_a.cct(scale, seed)
+        if (other := paper_b.variant(base, name) or paper_a.longer(base, name)) is not None:
+            return other
     if name not in CATALOGUE:
         raise ValueError(f"unknown experiment {name!r}; there are {', '.join(CATALOGUE)}")
     if scale not in CATALOGUE[name].cost:
@@ -32,16 +34,25 @@ def get(name: str, scale: Scale, seed: int) -> Experiment:
 CATALOGUE: dict[str, Entry] = {**paper_a.ENTRIES, **elsewhere.ENTRIES, **paper_b.variants()}
 """Every experiment by name; one more paper is one more file."""
 
-_PAPER_B = ("cct", "cct-h16", "cct-h64", "cct-h128", "cct-k1-full1", "cct-k1", "cct-k2-full1", "cct-k2", "cct-k3-full1", "cct-k3")
+SEEDS = (0, 1, 2)
+
+_MANY_HEADS = ("cct-h16", "cct-h64", "cct-h32", "cct-h128", "cct-h8", "cct-h2")
+_CONVOLUTIONS_FIRST = ("cct-k1", "cct-k1-full1", "cct-k1-narrow2-shortcut", "cct-k1-separable2-shortcut")
+_DEEPER = ("cct-k2", "cct-k2-full1", "cct-k3", "cct-k3-full1")
+_VARIANTS = (*_MANY_HEADS, *_CONVOLUTIONS_FIRST, *_DEEPER)
 
 SETS: dict[str, tuple[tuple[str, int], ...]] = {
-    "cct": (("cct", 0), ("cct-prenorm", 0), ("cct", 1), ("cct", 2)),
+    "cct": tuple(("cct", seed) for seed in SEEDS),
     "variants": (
-        *((name, seed) for seed in range(3) for name in _PAPER_B),
-        *((name, seed) for seed in range(3) for name in paper_b.variants() if name not in _PAPER_B),
+        *((name, seed) for seed in SEEDS for name in _VARIANTS),
+        *((name, seed) for seed in SEEDS for name in paper_b.variants() if name not in _VARIANTS),
     ),
+    "elsewhere": tuple((name, seed) for seed in SEEDS for name in ("vit", "resnet", "cct-prenorm", "flowers")),
+    "curve": tuple((f"cct-e{epochs}", seed) for epochs in (30, 100, 20, 150) for seed in SEEDS),
 }
-"""Experiments and seeds worth recording together, the most valuable first; those that a scale does not have are left out there."""
+"""Experiments and seeds worth recording together, the most valuable first; those that a scale does not have are left out there.
+
+``curve`` is the accuracy of ``cct`` against the time of its training."""
 
 BY_DATASET = {"cifar100": "cct", "flowers102": "flowers", "flowers102-trainval": "flowers-trainval"}
 """The experiment that a chapter about compact transformers shows for a data set."""
@@ -62,4 +73,4 @@ def members(name: str, scale: Scale) -> list[Experiment]:
     """The experiments of a set that a scale has, in order of value; raises ValueError for an unknown set."""
     if name not in SETS:
         raise ValueError(f"unknown set {name!r}; there are {', '.join(SETS)}")
-    return [get(experiment, scale, seed) for experiment, seed in SETS[name] if scale in CATALOGUE[experiment].cost]
+    return [get(each, scale, seed) for each, seed in SETS[name] if each not in CATALOGUE or scale in CATALOGUE[each].cost]

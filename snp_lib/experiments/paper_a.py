@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -59,6 +60,16 @@ def cct_prenorm(scale: Scale, seed: int) -> Experiment:
     """
     base = cct(scale, seed)
     return base.vary("cct-prenorm", model_options=base.model_options | {"block_order": "prenorm"}, snapshots=None)
+
+
+def longer(base: Experiment, name: str) -> Experiment | None:
+    """The same network after another number of epochs, such as ``cct-e100``, lean, its heads alone read; None for another name."""
+    found = re.fullmatch(rf"{base.name}-e([1-9]\d*)", name)
+    if found is None:
+        return None
+    epochs, readout = int(found[1]), replace(base.readout, kinds=("mha",))
+    recipe = replace(base.recipe, epochs=epochs, eval_every=min(base.recipe.eval_every, epochs))
+    return base.vary(name, recipe=recipe, readout=readout, snapshots=None, lean=True)
 
 
 def flowers(scale: Scale, seed: int) -> Experiment:

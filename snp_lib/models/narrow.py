@@ -45,7 +45,7 @@ class Blocks:
 # By width of a head and number of tokens; other shapes take ``usual``. ``benchmarks/narrow_heads.py`` compares choices.
 FORWARD: dict[tuple[int, int], Blocks] = {
     (2, 256): Blocks(queries=64, keys=64, warps=4, splits=2),
-    (4, 256): Blocks(queries=64, keys=64, warps=4, splits=2),
+    (4, 256): Blocks(queries=64, keys=64, warps=4, splits=4),
     (8, 256): Blocks(queries=64, keys=64, warps=4, splits=2),
     (16, 256): Blocks(queries=64, keys=64, warps=4, splits=1),
 }

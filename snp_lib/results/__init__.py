@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,15 @@ from snp_lib.experiments import Experiment
 from snp_lib.results import heads, latency, pruning, stages
 from snp_lib.results.setting import Measurement
 from snp_lib.store import Run, run
+from snp_lib.training.stopping import Stopped
 
 MEASUREMENTS: dict[str, Callable[[Run], Sequence[Measurement]]] = {
     "stages": stages.stages_of,
     "heads": stages.heads_of,
-    "readouts": stages.readouts_of,
-    "silencing": stages.silencing_of,
     "ablation": heads.ablation_of,
     "pruning": pruning.prunings_of,
+    "silencing": stages.silencing_of,
+    "readouts": stages.readouts_of,
     "latency": latency.latency_of,
 }
 """Name → what a run has of it, in order of value; none where it does not apply. One measurement more is one more entry."""
@@ -30,6 +33,7 @@ def measure(
     refresh: bool = False,
     progress: bool = True,
     data_root: str | Path | None = None,
+    deadline: float = math.inf,
 ) -> None:
     """Make measurements of runs where nobody has made them yet, and keep them with the runs.
 
@@ -39,8 +43,10 @@ def measure(
         what: names of ``MEASUREMENTS``, ``all``, or single measurements with options of their own.
         device, progress, data_root: see :class:`snp_lib.results.setting.Setting`.
         refresh: make them anew even where they are kept.
+        deadline: value of ``time.monotonic()`` after which none is begun.
 
     Raises:
+        Stopped: the deadline passed; what was made is kept, and the same call goes on from there.
         ValueError: an unknown name.
         StoreError: the weights of a run are not here, or what is kept is damaged.
     """
@@ -50,6 +56,8 @@ def measure(
         for epoch in [epoch for each in missing for epoch in each.epochs(finished)]:
             finished.require_weights(epoch)
         for each in missing:
+            if time.monotonic() > deadline:
+                raise Stopped("its time limit", f"before {each.name(finished)} of {finished.experiment.id}", "what was measured is kept")
             each.make(finished, device=device, refresh=refresh, progress=progress, data_root=data_root)
 
 

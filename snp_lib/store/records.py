@@ -10,7 +10,7 @@ from pathlib import Path
 
 from snp_lib import experiments
 from snp_lib.experiments import Scale
-from snp_lib.store import derived, transport
+from snp_lib.store import bundle as bundles, derived, transport
 from snp_lib.store.disk import OutdatedError
 from snp_lib.store.make import run
 from snp_lib.store.runs import Run, check_record_size, put, read, record_files, root
@@ -38,7 +38,8 @@ def make_set(
     compiled: bool = False,
     to: Path | None = None,
     weights: bool = False,
-    measure: Callable[[Run], None] | None = None,
+    bundled: bool = False,
+    measure: Callable[[Run, float], None] | None = None,
     progress: bool = True,
 ) -> Iterator[tuple[Run, Path]]:
     """Make the runs of a set one after the other, the most valuable first, and keep each as soon as it is whole.
@@ -47,10 +48,11 @@ def make_set(
     checkpoint among the unfinished ones and leaves no record.
 
     Args:
-        budget: seconds for all trainings.
+        budget: seconds for all trainings and measurements.
         compiled: as for :func:`snp_lib.run`.
         to, weights: as for :func:`keep`.
-        measure: called with each run once it is kept; it is then kept again, with what was measured.
+        bundled: as few files as there can be in ``to``, see :mod:`snp_lib.store.bundle`, in place of one a run.
+        measure: called with each run once it is kept, and the deadline; it is then kept again, with what was measured.
 
     Yields:
         Each finished run with the path of its record.
@@ -60,7 +62,7 @@ def make_set(
         StoreError: what is stored is damaged or of a newer version: it is not replaced unasked.
         ValueError: unknown set.
     """
-    deadline = time.monotonic() + budget
+    deadline, bundle = time.monotonic() + budget, f"{name}-{scale}" if bundled else None
     for experiment in experiments.members(name, scale):
         make = functools.partial(run, experiment, device=device, deadline=deadline, compiled=compiled, progress=progress)
         try:
@@ -68,26 +70,33 @@ def make_set(
         except OutdatedError:
             finished = make(refresh=True)
         if team.rank() == 0:
-            path = keep(finished, to, weights=weights)
+            path = keep(finished, to, weights=weights, bundle=bundle)
             if measure is not None:
-                measure(finished)
-                path = keep(finished, to, weights=weights)
+                try:
+                    measure(finished, deadline)
+                finally:  # what was measured before the time was up is kept as well
+                    path = keep(finished, to, weights=weights, bundle=bundle)
             yield finished, path
 
 
-def keep(run: Run, to: Path | None = None, *, weights: bool = False) -> Path:
+def keep(run: Run, to: Path | None = None, *, weights: bool = False, bundle: str | None = None) -> Path:
     """Copy a run and the measurements that hang off it to the committed records, or pack them into one file.
 
     Args:
         to: folder for a transport file; None: the committed records.
         weights: the trained weights too, in half precision; only where there is a folder.
+        bundle: name of the bundle there that the file goes into, with all that were put there before.
 
     Returns:
-        The folder of the record, or the file.
+        The folder of the record, or the file, or the last part of the bundle.
 
     Raises:
         StoreError: as both do.
     """
+    if to is not None and bundle is not None:
+        packed = root("runs") / ".packed" / bundle
+        transport.pack(run, packed, weights=weights)
+        return bundles.write(to, bundle, packed.glob("*.snprun"))[-1]
     if to is not None:
         return transport.pack(run, to, weights=weights)
     path = promote(run)

@@ -121,6 +121,20 @@ class Run:
         model, readouts = self._trained()
         return weights.halved(_tensors(model, readouts), self.manifest["files"]["arrays.npz"])
 
+    def adopted(self, path: Path) -> bytes:
+        """The same from a file of these tensors in half precision that vouches for nothing.
+
+        Raises:
+            StoreError: unreadable, other tensors than those of this network and its readouts, or readouts of another run.
+        """
+        with refusing(str(path)):
+            expected = {name: tensor.half() for name, tensor in _tensors(*self._blank()).items()}
+            tensors = weights.read(path, expected)
+            for site in self.sites:
+                if not np.array_equal(tensors[f"readout.{site}.linear.weight"].numpy(), self.arrays[f"weight/{site}"]):
+                    raise ValueError(f"its readout of {site} is not that of {self.experiment.id} {self.record}: it belongs to another run")
+            return weights.halved(tensors, self.manifest["files"]["arrays.npz"])
+
     def look_into(self) -> None:
         """Check the arrays, and the weights where they are here, to the last number; raises StoreError."""
         _ = self.arrays  # reading them checks them
@@ -132,12 +146,7 @@ class Run:
 
     def _trained(self) -> tuple[Network, dict[str, Readout]]:
         self.require_weights()
-        model = initial_model(self.experiment, len(self.class_names))
-        with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten
-            readouts = {
-                site: make_readout(torch.empty(1, 1, width), len(self.class_names), self.experiment.readout.pooling)
-                for site, width in self.sites.items()
-            }
+        model, readouts = self._blank()
         expected, half = _tensors(model, readouts), self.path / weights.HALF
         if half.exists() and not (self.path / weights.FULL).exists():
             with refusing(str(half), _advice(self.path)):
@@ -146,7 +155,15 @@ class Run:
             tensors = self._vouched(weights.FULL, expected)
         for name, tensor in expected.items():
             tensor.copy_(tensors[name])
-        return model.to(memory_format=torch.channels_last).eval(), {site: readout.eval() for site, readout in readouts.items()}
+        network = model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        return network, {site: readout.eval() for site, readout in readouts.items()}
+
+    def _blank(self) -> tuple[Network, dict[str, Readout]]:
+        """Network and readouts of the right shapes, whose values are to be overwritten."""
+        with torch.random.fork_rng(devices=[]):
+            labels, pooling = len(self.class_names), self.experiment.readout.pooling
+            readouts = {site: make_readout(torch.empty(1, 1, width), labels, pooling) for site, width in self.sites.items()}
+        return initial_model(self.experiment, labels), readouts
 
     def require_weights(self, epoch: int | None = None) -> None:
         """Raise StoreError, saying what to do, where :meth:`network` would find no weights of this moment."""

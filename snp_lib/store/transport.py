@@ -73,7 +73,7 @@ def check(path: str | Path) -> Run:
         return _extract(Path(path), Path(folder))
 
 
-def unpack(path: str | Path, *, to: Place = "runs", replace: bool = False) -> Run:
+def unpack(path: str | Path, *, to: Place = "runs", replace: bool = False, weights: str | Path | None = None) -> Run:
     """Put the run of a transport file and its measurements among the runs or the records; a record comes without weights.
 
     Everything is checked before anything is put in place. What already stands is left as it is.
@@ -82,6 +82,8 @@ def unpack(path: str | Path, *, to: Place = "runs", replace: bool = False) -> Ru
         path: a file that :func:`pack` made.
         to: ``runs`` or ``records``.
         replace: put it in the place of another run of the same id, and its measurements in the place of the same ones.
+        weights: file of the tensors of network and readouts, ``model.*`` and ``readout.SITE.*`` in half precision, where they
+            travelled apart; their readouts must be those of the run, to the last bit.
 
     Raises:
         StoreError: as :func:`check`; another run of that id stands there, or a measurement with other options; a record
@@ -90,10 +92,14 @@ def unpack(path: str | Path, *, to: Place = "runs", replace: bool = False) -> Ru
     """
     if to not in get_args(Place):
         raise ValueError(f"a run goes to {' or '.join(get_args(Place))}, got {to!r}")
+    if weights is not None and to == "records":
+        raise ValueError("a committed record holds no weights; import them with the run to runs")
     folder = store.root(to) / f".import-{uuid.uuid4().hex[:8]}"
     try:
         folder.mkdir(parents=True)
         run = _extract(Path(path), folder)
+        if weights is not None:
+            write_durably(folder / HALF, run.adopted(Path(weights)))
         if to == "records":
             runs.check_record_size(str(path), runs.record_files(run))
             for file in folder.glob("*.safetensors"):

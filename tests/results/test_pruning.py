@@ -99,7 +99,7 @@ def test_it_is_what_pruning_and_training_one_network_gives(run: Run, arm: Any) -
         train(
             model,
             tuning.dataset(dataset, 0),
-            tuning.recipe(run.experiment.recipe),
+            tuning.recipe(run.experiment.recipe, 1.0),
             seed=0,
             device=torch.device("cpu"),
             masks=masks,

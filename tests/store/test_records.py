@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pretended
 import pytest
 from shared import shortened
 
 from snp_lib import cli, experiments, store
 from snp_lib.performance import readout
-from snp_lib.store import transport, upkeep
+from snp_lib.store import derived, transport, upkeep
 from snp_lib.store.records import make_set
-from snp_lib.training import Stopped
+from snp_lib.training import Stopped, loop
 
 
 @pytest.fixture
@@ -129,3 +132,40 @@ def test_every_set_is_in_the_catalogue(name: str) -> None:
     for scale in experiments.SCALES:
         ids = [experiment.id for experiment in experiments.members(name, scale)]
         assert len(set(ids)) == len(ids)
+
+
+def test_a_set_made_on_a_gpu_and_cut_three_times_is_complete_with_nothing_twice(short_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw, made, work = random.Random(0), [], []
+    real, steps, learns = time.monotonic, loop.Training.step, readout._Learning.step
+
+    def step(training: loop.Training, *given: Any) -> None:
+        made.append((training.seed, training.done))
+        work.append(1)
+        steps(training, *given)
+
+    def learn(learning: Any, *given: Any) -> None:
+        work.append(1)
+        learns(learning, *given)
+
+    monkeypatch.setattr(loop.Training, "step", step)
+    monkeypatch.setattr(readout._Learning, "step", learn)
+    command = ["make", "cct", "--scale", "smoke", "--device", "cuda", "--measure", "stages,ablation"]
+    command += ["--to", str(short_set / "out"), "--bundle", "--budget", "1000s"]
+    codes = []
+    for cut in (*(draw.randrange(10, 110) for _ in range(3)), 10**9):  # steps of trainings and readouts before the time is up
+        work.clear()
+        monkeypatch.setattr(time, "monotonic", lambda cut=cut: real() + 1e6 * (len(work) > cut))
+        with pretended.gpu():
+            codes.append(cli.main(command))
+    assert codes[-1] == 0
+    assert codes[:-1] == [3, 3, 3]
+    assert len(made) == len(set(made))  # no step was taken twice
+    parts = sorted((short_set / "out").iterdir())
+    monkeypatch.setattr(time, "monotonic", real)
+    monkeypatch.setenv("SNP_RUNS_DIR", str(short_set / "elsewhere"))
+    assert cli.main(["import", *map(str, parts)]) == 0
+    for seed in (0, 1):
+        run = store.find(experiments.get("cct", "smoke", seed))
+        assert run is not None
+        names = {path.name for path in derived.of_run(run)}
+        assert names == {"stage-000.json", "ablation-zero.json"}

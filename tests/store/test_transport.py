@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from safetensors.torch import load_file, save
 from shared import shortened, unchecked
@@ -389,3 +391,36 @@ def test_the_commands_carry_a_run_from_machine_to_machine(
     assert second.startswith(f"{ID}: {catalogue / 'records' / ID} (")
     assert cli.main(["record", "cct-test", "--scale", "smoke", "--weights"]) == 1
     assert capsys.readouterr().err == "snp: --weights goes with --to DIR; a committed record holds no weights\n"
+
+
+def half_weights(run: Run, path: Path) -> Path:
+    """Weights as a file of their own, which vouches for nothing."""
+    tensors = load_file(run.path / weights.FULL)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(save({name: tensor.half() for name, tensor in tensors.items()}))
+    return path
+
+
+def test_weights_that_travelled_apart_are_those_of_the_run(packed: Path, source: Run, tmp_path: Path) -> None:
+    arrived = transport.unpack(packed, weights=half_weights(source, tmp_path / "apart" / "weights.safetensors"))
+    assert (arrived.path / weights.HALF).exists()
+    for name, tensor in source.network().state_dict().items():
+        assert torch.equal(arrived.network().state_dict()[name], tensor.half().to(tensor.dtype)), name
+    assert arrived.readouts().keys() == source.readouts().keys()
+
+
+def test_weights_of_another_run_are_refused(packed: Path, source: Run, tmp_path: Path) -> None:
+    tensors = load_file(source.path / weights.FULL)
+    path = tmp_path / "weights.safetensors"
+    for change, message in (
+        (lambda: tensors.update({"readout.block2.linear.weight": -tensors["readout.block2.linear.weight"]}), "it belongs to another run"),
+        (lambda: tensors.pop("model.norm.bias"), "the tensor 'model.norm.bias' is missing"),
+    ):
+        change()
+        path.write_bytes(save({name: tensor.half() for name, tensor in tensors.items()}))
+        with pytest.raises(StoreError, match=f"cannot read {re.escape(str(path))}: .*{message}"):
+            transport.unpack(packed, weights=path)
+        assert not [found for found in (packed.parent.parent / "runs").glob("*") if found.name != ".locks"]
+    with pytest.raises(ValueError, match="a committed record holds no weights"):
+        transport.unpack(packed, to="records", weights=path)
+    assert cli.main(["import", str(packed), str(packed), "--weights", str(path)]) == 1
