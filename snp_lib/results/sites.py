@@ -142,6 +142,23 @@ def accuracy_while_training(runs: Sequence[Run]) -> pd.DataFrame:
     return table.assign(images=table.images.map(names), percent=100 * table.share)
 
 
+def time_to_accuracy(runs: Sequence[Run]) -> pd.DataFrame:
+    """Test accuracy against the seconds of training behind it, wherever it was measured: columns seed, epoch, seconds, accuracy."""
+    table = training_history(runs)
+    table = table.assign(seconds=table.groupby("seed").seconds.cumsum(), accuracy=table.test_accuracy)
+    return table.dropna(subset="accuracy")[["seed", "epoch", "seconds", "accuracy"]].reset_index(drop=True)
+
+
+def training_speed(runs: Sequence[Run]) -> pd.DataFrame:
+    """How fast runs were trained, one row each: columns run, images/s (median over epochs), seconds, accuracy, device."""
+    rows = []
+    for run in runs:
+        speed = float(np.median([row["images_per_second"] for row in run.history]))
+        row = {"run": run.experiment.id, "images/s": speed, "seconds": run.manifest["training_seconds"]}
+        rows.append(row | {"accuracy": run.metrics["test_accuracy"], "device": run.manifest["device"]})
+    return pd.DataFrame(rows)
+
+
 def distributions(runs: Sequence[Run], sites: Mapping[str, str], *, theta: float = THETA) -> dict[str, dict[str, np.ndarray]]:
     """What nodes recognise, node by node and cluster by cluster, all runs together: name of a quantity → group → values.
 

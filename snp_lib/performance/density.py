@@ -1,0 +1,117 @@
+"""The signal-to-noise ratio at equal density: what is left of it when every unit has as many ones (defined here).
+
+With K labels the SNR of :class:`snp_lib.performance.clusters.Summary` is the density of ones on the diagonal of the
+thresholded matrices over the density off it, Σ_u |D_u| / K over Σ_u (ones_u − |D_u|) / (K(K − 1)): the clusters cancel. So it
+rises by mere sparsity wherever a fixed θ leaves fewer ones, the largest of which lie on the diagonal more often. Here the
+number of ones is given, in place of θ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+Matrices = Float[np.ndarray, "unit label output"]
+
+
+def ratio(hits: float, ones: float, labels: int) -> float:
+    """SNR of units that have so many ones together, ``hits`` of them on the diagonal; infinite where all are there, NaN without ones."""
+    if ones == 0:
+        return float("nan")
+    return float("inf") if hits == ones else (labels - 1) * hits / (ones - hits)
+
+
+def hits_in_order(matrices: Matrices) -> Int[np.ndarray, "unit count"]:
+    """How many of the largest 0, 1, 2 … K² elements of each unit lie on the diagonal; among equals the first in reading order counts first.
+
+    A unit without a positive element is silent: it has no ones at any count.
+    """
+    units, labels, _ = matrices.shape
+    hits = np.zeros((units, labels * labels + 1), dtype=np.int32)
+    diagonal = np.eye(labels, dtype=bool).ravel()
+    for unit, matrix in enumerate(matrices.reshape(units, -1)):
+        if matrix.max() > 0:
+            hits[unit, 1:] = diagonal[np.argsort(-matrix, kind="stable")].cumsum()
+    return hits
+
+
+def snr_at_density(matrices: Matrices, ones: int | Int[np.ndarray, " unit"]) -> float:
+    """SNR of a site where each unit keeps so many of its largest elements.
+
+    Args:
+        matrices: performance matrices, as :func:`snp_lib.performance.unit_matrices` gives them.
+        ones: for all units, or of each.
+
+    Raises:
+        ValueError: a number of ones that a matrix has not.
+    """
+    return _snr(hits_in_order(matrices), ones, matrices.shape[1])
+
+
+def operating_curve(matrices: Matrices, counts: Sequence[int]) -> Float[np.ndarray, " count"]:
+    """The same for several numbers of ones, from one sorting."""
+    hits = hits_in_order(matrices)
+    return np.array([_snr(hits, count, matrices.shape[1]) for count in counts])
+
+
+def _snr(hits: Int[np.ndarray, "unit count"], ones: int | Int[np.ndarray, " unit"], labels: int) -> float:
+    given = np.broadcast_to(np.asarray(ones), (len(hits),))
+    if given.min() < 0 or given.max() >= hits.shape[1]:
+        raise ValueError(f"a matrix of {labels} labels has 0 to {hits.shape[1] - 1} ones, not {given.min()} to {given.max()}")
+    heard = hits[:, -1] > 0
+    return ratio(float(hits[np.arange(len(hits)), given].sum()), float((given * heard).sum()), labels)
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """The rise of the SNR from one site to another, in two factors: rise = sparsity · alignment.
+
+    Attributes:
+        rise: SNR of the second site over that of the first, each at θ.
+        sparsity: what the first site gains where its units are given as many ones as the second's have: unit by unit in
+            the order of their ones.
+        alignment: what is left: the second site over the first at that number of ones.
+    """
+
+    rise: float
+    sparsity: float
+    alignment: float
+
+
+def decompose(first: Matrices, second: Float[np.ndarray, "other label output"], theta: float) -> Decomposition:
+    """The rise from the first to the second site at a threshold; raises ValueError for sites of different size."""
+    if first.shape != second.shape:
+        raise ValueError(f"sites of equal shape are needed, got {first.shape} and {second.shape}")
+    before, after = ones_at(first, theta), ones_at(second, theta)
+    given = np.empty_like(before)
+    given[np.argsort(before, kind="stable")] = np.sort(after)
+    hits, labels = hits_in_order(first), first.shape[1]
+    start, moved = _snr(hits, before, labels), _snr(hits, given, labels)
+    end = snr_at_density(second, after)
+    return Decomposition(rise=end / start, sparsity=moved / start, alignment=end / moved)
+
+
+def ones_at(matrices: Matrices, theta: float) -> Int[np.ndarray, " unit"]:
+    """Elements of each unit above θ times its largest one; none of a silent unit."""
+    largest = matrices.max(axis=(1, 2))
+    shares = matrices / np.where(largest > 0, largest, 1)[:, None, None]
+    return np.asarray(((shares > theta).sum(axis=(1, 2)) * (largest > 0)).astype(np.int64))
+
+
+def centred(matrices: Matrices) -> Matrices:
+    """The matrices with every output's mean over labels taken away, as if the class means of each feature were centred over labels.
+
+    A feature that is large whatever the label puts ones in whole columns of a rank-one matrix, W_ju φ_iu; this takes it away.
+    """
+    return np.asarray(matrices - matrices.mean(axis=1, keepdims=True))
+
+
+def gauged(matrices: Matrices) -> Matrices:
+    """The matrices in the gauge Σ_j W_j = 0: every label's mean over outputs taken away.
+
+    Adding one vector to the weights of all outputs leaves every prediction alone, but not the matrices; this makes them one.
+    """
+    return np.asarray(matrices - matrices.mean(axis=2, keepdims=True))
