@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2", help="(default: 0,1,2)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU (default: torch's own choice)")
+    parser.add_argument("--only", choices=("AdamW", "Muon"), help="one of the two")
     parser.add_argument("--record", metavar="NAME", help="keep the numbers in data/records/benchmarks/NAME.json")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -35,6 +36,7 @@ def main() -> None:
     short = replace(base.recipe, epochs=options.epochs, eval_every=options.epochs)
     muon = {name: getattr(FAST_50, name) for name in ("optimizer", "lr", "weight_decay", "adam_lr", "adam_weight_decay")}
     recipes = {"AdamW": short, "Muon": replace(short, **muon)}
+    recipes = {name: recipe for name, recipe in recipes.items() if options.only in (None, name)}
     rows: dict[str, dict[str, list[float]]] = {name: {"accuracy": [], "seconds": []} for name in recipes}
     for seed in experiments.parse_seeds(options.seeds):
         for name, recipe in recipes.items():

@@ -142,7 +142,9 @@ def _reads_text(call: ast.Call) -> bool:
     name = function.attr if isinstance(function, ast.Attribute) else function.id if isinstance(function, ast.Name) else ""
     if name in ("read_text", "write_text"):
         return True
-    foreign = isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name) and function.value.id in ("Image", "os", "tarfile")
+    foreign = (
+        isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name) and function.value.id in ("Image", "os", "tarfile")
+    )
     given = call.args[1:2] if isinstance(function, ast.Name) else call.args[:1]
     modes = [
         argument.value

@@ -13,7 +13,9 @@ import yaml
 from snp_lib.machine import BOOK
 from snp_lib.performance.statistics import half_width
 
-Verdict = Literal["reproduced", "partly", "not reproduced"]
+Verdict = Literal["reproduced", "undecided", "not reproduced"]
+
+Part = Literal["claim", "control", "sanity"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,7 @@ class Claim:
     certainty: str  # how sure we are of what the paper says: abs, code, plot, 2nd, ours
     chapter: str
     experiment: str = "cct"
+    sanity: bool = False  # an untrained network, shuffled outputs or dealt units would pass it too
     above: float | None = None  # the claim holds if the measure lies above this
     below: float | None = None
 
@@ -35,14 +38,27 @@ class Claim:
             raise ValueError(f"claim {self.id}: give exactly one of above and below")
 
     def verdict(self, values: Sequence[float]) -> Verdict:
-        """``reproduced`` if the 95 % interval over seeds lies wholly on the claimed side, ``partly`` if only the mean
-        does, else ``not reproduced``. A single value can only be ``partly``."""
-        bound, sign = (self.above, 1) if self.above is not None else (self.below, -1)
+        """``reproduced`` if the 95 % interval over seeds lies wholly on the claimed side, ``not reproduced`` if it lies wholly on
+        the other, else ``undecided``, as a single value always is."""
+        sign = 1 if self.above is not None else -1
+        distance, uncertain = sign * (statistics.fmean(values) - self.bound), half_width(values)
+        if distance > uncertain:
+            return "reproduced"
+        return "not reproduced" if distance < -uncertain else "undecided"
+
+    @property
+    def bound(self) -> float:
+        """What the measure is compared with."""
+        bound = self.above if self.above is not None else self.below
         assert bound is not None
-        distance = sign * (statistics.fmean(values) - bound)
-        if not distance > 0:
-            return "not reproduced"
-        return "reproduced" if distance > half_width(values) else "partly"
+        return bound
+
+    @property
+    def part(self) -> Part:
+        """Where the scoreboard lists it: what a paper says, what we ask to understand or refute it, or what could hardly fail."""
+        if self.sanity:
+            return "sanity"
+        return "control" if self.certainty == "ours" else "claim"
 
 
 def load_claims(path: Path | None = None) -> dict[str, Claim]:

@@ -24,18 +24,24 @@ def ratio(hits: float, ones: float, labels: int) -> float:
     return float("inf") if hits == ones else (labels - 1) * hits / (ones - hits)
 
 
-def hits_in_order(matrices: Matrices) -> Int[np.ndarray, "unit count"]:
-    """How many of the largest 0, 1, 2 … K² elements of each unit lie on the diagonal; among equals the first in reading order counts first.
+def diagonal_ranks(matrices: Matrices) -> Int[np.ndarray, "unit label"]:
+    """How many elements of its unit come before each diagonal element, the largest first; among equals those earlier in reading order.
 
-    A unit without a positive element is silent: it has no ones at any count.
+    A unit without a positive element is silent: its ranks are K², beyond all.
     """
     units, labels, _ = matrices.shape
-    hits = np.zeros((units, labels * labels + 1), dtype=np.int32)
-    diagonal = np.eye(labels, dtype=bool).ravel()
-    for unit, matrix in enumerate(matrices.reshape(units, -1)):
-        if matrix.max() > 0:
-            hits[unit, 1:] = diagonal[np.argsort(-matrix, kind="stable")].cumsum()
-    return hits
+    values = matrices.reshape(units, -1)
+    places = np.arange(labels) * (labels + 1)
+    ranks = np.full((units, labels), labels * labels)
+    ordered = np.sort(values, axis=1)
+    for unit in np.flatnonzero(ordered[:, -1] > 0):
+        diagonal = values[unit, places]
+        above = labels * labels - np.searchsorted(ordered[unit], diagonal, side="right")
+        equal = labels * labels - np.searchsorted(ordered[unit], diagonal, side="left") - above
+        for label in np.flatnonzero(equal > 1):
+            above[label] += (values[unit, : places[label]] == diagonal[label]).sum()
+        ranks[unit] = above
+    return ranks
 
 
 def snr_at_density(matrices: Matrices, ones: int | Int[np.ndarray, " unit"]) -> float:
@@ -48,21 +54,22 @@ def snr_at_density(matrices: Matrices, ones: int | Int[np.ndarray, " unit"]) -> 
     Raises:
         ValueError: a number of ones that a matrix has not.
     """
-    return _snr(hits_in_order(matrices), ones, matrices.shape[1])
+    return _snr(diagonal_ranks(matrices), ones)
 
 
 def operating_curve(matrices: Matrices, counts: Sequence[int]) -> Float[np.ndarray, " count"]:
     """The same for several numbers of ones, from one sorting."""
-    hits = hits_in_order(matrices)
-    return np.array([_snr(hits, count, matrices.shape[1]) for count in counts])
+    ranks = diagonal_ranks(matrices)
+    return np.array([_snr(ranks, count) for count in counts])
 
 
-def _snr(hits: Int[np.ndarray, "unit count"], ones: int | Int[np.ndarray, " unit"], labels: int) -> float:
-    given = np.broadcast_to(np.asarray(ones), (len(hits),))
-    if given.min() < 0 or given.max() >= hits.shape[1]:
-        raise ValueError(f"a matrix of {labels} labels has 0 to {hits.shape[1] - 1} ones, not {given.min()} to {given.max()}")
-    heard = hits[:, -1] > 0
-    return ratio(float(hits[np.arange(len(hits)), given].sum()), float((given * heard).sum()), labels)
+def _snr(ranks: Int[np.ndarray, "unit label"], ones: int | Int[np.ndarray, " unit"]) -> float:
+    units, labels = ranks.shape
+    given, most = np.broadcast_to(np.asarray(ones), (units,)), labels * labels
+    if given.min() < 0 or given.max() > most:
+        raise ValueError(f"a matrix of {labels} labels has 0 to {most} ones, not {given.min()} to {given.max()}")
+    heard = ranks[:, 0] < most
+    return ratio(float((ranks < given[:, None]).sum()), float((given * heard).sum()), labels)
 
 
 @dataclass(frozen=True)
@@ -88,8 +95,8 @@ def decompose(first: Matrices, second: Float[np.ndarray, "other label output"], 
     before, after = ones_at(first, theta), ones_at(second, theta)
     given = np.empty_like(before)
     given[np.argsort(before, kind="stable")] = np.sort(after)
-    hits, labels = hits_in_order(first), first.shape[1]
-    start, moved = _snr(hits, before, labels), _snr(hits, given, labels)
+    ranks = diagonal_ranks(first)
+    start, moved = _snr(ranks, before), _snr(ranks, given)
     end = snr_at_density(second, after)
     return Decomposition(rise=end / start, sparsity=moved / start, alignment=end / moved)
 

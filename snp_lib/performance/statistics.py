@@ -110,6 +110,22 @@ def _spearman(x: Float[np.ndarray, "head _ label"], y: Float[np.ndarray, "head _
     return correlation
 
 
+def t_test(mean: float, sd: float, n: int, bound: float) -> float:
+    """Two-sided p-value of Student's t-test that n values of this mean and standard deviation (n − 1) come from one of mean ``bound``."""
+    if sd == 0:
+        return 0.0 if mean != bound else 1.0
+    return float(2 * student_t.sf(abs(mean - bound) * math.sqrt(n) / sd, n - 1))
+
+
+def holm(p: Sequence[float]) -> Float[np.ndarray, " test"]:
+    """p-values corrected for their number so that at most 5 % of families hold a false one below 0.05 (Holm 1979)."""
+    values = np.asarray(p, dtype=float)
+    order = np.argsort(values, kind="stable")
+    corrected = np.empty(len(values))
+    corrected[order] = np.minimum(1, np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)))
+    return corrected
+
+
 def half_width(values: Sequence[float]) -> float:
     """Half of the 95 % confidence interval of the mean (Student's t); infinite for fewer than two values."""
     n = len(values)

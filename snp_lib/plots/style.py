@@ -26,7 +26,7 @@ CONTROL = "#777777"
 
 LINE: dict[str, Any] = {"ms": 4, "lw": 1.5}
 
-VERDICTS = {"reproduced": "#029e73", "partly": "#b06f00", "not reproduced": "#d55e00", "not yet measured": "#777777"}
+VERDICTS = {"reproduced": "#029e73", "undecided": "#b06f00", "not reproduced": "#d55e00", "not yet measured": "#777777"}
 
 
 def distinct(names: Sequence[str]) -> dict[str, str]:

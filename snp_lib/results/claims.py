@@ -8,20 +8,32 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import false_discovery_control
 
+from snp_lib.book.claims import Part
 from snp_lib.book.reporting import ReportError, scoreboard
 from snp_lib.machine import records_dir
+from snp_lib.performance.statistics import holm, t_test
+
+LEVEL = 0.05
 
 
-def claims_table(papers: Sequence[str], *, experiment: str | None = None) -> pd.DataFrame:
-    """The scoreboard of the papers named, in that order: columns paper, claim, ours, verdict, holds if.
+def claims_table(papers: Sequence[str], *, experiment: str | None = None, part: Part | None = None) -> pd.DataFrame:
+    """The scoreboard of the papers named, in that order: columns paper, claim, ours, verdict, survives, holds if.
+
+    ``survives``: with which correction for the number of measured claims of its paper the bound lies outside at 5 %, two-sided:
+    Holm, else BH (Benjamini and Hochberg 1995), else none; ratios of means are tested as they are.
 
     Args:
         experiment: whose numbers; None: of each claim's own experiment.
+        part: claim, control or sanity, see :class:`snp_lib.book.claims.Claim`; None: all.
     """
-    rows = []
-    for row in scoreboard(experiment):
+    rows, board = [], scoreboard(experiment)
+    survives = _corrected(board)
+    for row in board:
         claim, number = row["claim"], row["reported"]
+        if part is not None and claim.part != part:
+            continue
         wanted = f"> {claim.above:g}" if claim.above is not None else f"< {claim.below:g}"
         spread = "" if number is None or number.sd is None else f" ± {number.sd:.2g}"
         rows.append(
@@ -30,11 +42,25 @@ def claims_table(papers: Sequence[str], *, experiment: str | None = None) -> pd.
                 "claim": claim.statement,
                 "ours": "" if number is None else f"{number.mean:.3g}{spread} (n = {number.n}, {number.scale})",
                 "verdict": "not yet measured" if number is None else number.verdict,
+                "survives": survives.get(claim.id, ""),
                 "holds if": f"{claim.measure} {wanted}",
             }
         )
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows, columns=["paper", "claim", "ours", "verdict", "survives", "holds if"])
     return pd.concat([table[table.paper == paper] for paper in papers], ignore_index=True)
+
+
+def _corrected(board: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Id of a measured claim with several seeds → the correction that its test survives."""
+    tested = [row for row in board if row["reported"] is not None and row["reported"].n > 1 and row["claim"].part != "sanity"]
+    survives = {}
+    for paper in {row["claim"].paper for row in tested}:
+        family = [(row["claim"], row["reported"]) for row in tested if row["claim"].paper == paper]
+        p = [t_test(number.mean, number.sd, number.n, claim.bound) for claim, number in family]
+        pairs = zip(holm(p) < LEVEL, false_discovery_control(p) < LEVEL, strict=True)
+        for (claim, _), (by_holm, by_rate) in zip(family, pairs, strict=True):
+            survives[claim.id] = "Holm" if by_holm else "BH" if by_rate else "none"
+    return survives
 
 
 def claims_side_by_side(papers: Sequence[str], experiments: Mapping[str, str]) -> pd.DataFrame:

@@ -12,8 +12,8 @@ from snp_lib.performance import binarize, summarize
 from snp_lib.performance.density import (
     centred,
     decompose,
+    diagonal_ranks,
     gauged,
-    hits_in_order,
     ones_at,
     operating_curve,
     ratio,
@@ -62,13 +62,14 @@ def test_it_is_the_count_of_the_largest_elements(seed: int) -> None:
     assert operating_curve(matrices, counts).tolist() == pytest.approx([plain(matrices, [count] * 5) for count in counts], rel=1e-12)
 
 
-def test_the_order_of_hits_ends_with_the_diagonal() -> None:
-    matrices = drawn(4, 7, 0)
-    matrices[1] = -1.0
-    hits = hits_in_order(matrices)
-    assert hits.shape == (4, 50)
-    assert hits[:, 0].tolist() == [0, 0, 0, 0]
-    assert hits[:, -1].tolist() == [7, 0, 7, 7]
+def test_ranks_are_places_in_the_order_of_size() -> None:
+    for matrices in (drawn(4, 7, 0), drawn(4, 7, 1).round(1), np.zeros((2, 3, 3)) + np.eye(3)):
+        if len(matrices) == 4:
+            matrices[1] = -1.0
+        for unit, ranks in zip(matrices, diagonal_ranks(matrices), strict=True):
+            order = sorted(itertools.product(range(len(unit)), repeat=2), key=lambda place: (-unit[place], place))
+            expected = [order.index((label, label)) for label in range(len(unit))] if unit.max() > 0 else [len(unit) ** 2] * len(unit)
+            assert ranks.tolist() == expected
 
 
 @settings(deadline=None, max_examples=30)

@@ -141,7 +141,7 @@ def test_the_claims_table_keeps_the_order_asked_for_and_every_claim() -> None:
     table = claims_table(["D", "A"])
     assert table.paper.drop_duplicates().tolist() == ["D", "A"]
     assert len(table) == sum(claim.paper in ("A", "D") for claim in load_claims().values())
-    assert set(table.verdict) <= {"reproduced", "partly", "not reproduced", "not yet measured"}
+    assert set(table.verdict) <= {"reproduced", "undecided", "not reproduced", "not yet measured"}
 
 
 def test_one_value_per_run_in_the_order_of_the_runs(two_runs: list[Run]) -> None:
@@ -171,7 +171,16 @@ def test_claims_of_two_experiments_side_by_side(monkeypatch: pytest.MonkeyPatch)
     def board(experiment: str | None) -> list[dict[str, object]]:
         measured = {"cct": ["A.clusters-small", "A.snr-rises-ff"], "flowers": ["A.snr-rises-ff", "A.snr-rises-mha"]}[experiment or ""]
         number = Reported(
-            name="", mean=1.5, sd=0.25, n=2, tol=0.1, seeds=[0, 1], scale="small", experiment=experiment or "", record="", verdict="partly"
+            name="",
+            mean=1.5,
+            sd=0.25,
+            n=2,
+            tol=0.1,
+            seeds=[0, 1],
+            scale="small",
+            experiment=experiment or "",
+            record="",
+            verdict="undecided",
         )
         return [{"claim": claim, "reported": number if claim.id in measured else None} for claim in load_claims().values()]
 
@@ -180,7 +189,7 @@ def test_claims_of_two_experiments_side_by_side(monkeypatch: pytest.MonkeyPatch)
     assert list(table.columns) == ["claim", "photographs", "photographs: verdict", "petals", "petals: verdict"]
     assert table.claim.tolist() == [load_claims()[name].statement for name in ("A.clusters-small", "A.snr-rises-ff")]
     assert table["petals"].tolist() == ["", "1.5 ± 0.25 (n = 2, small)"]
-    assert table["petals: verdict"].tolist() == ["not yet measured", "partly"]
+    assert table["petals: verdict"].tolist() == ["not yet measured", "undecided"]
 
 
 def test_a_single_seed_agrees_with_nobody(two_runs: list[Run]) -> None:

@@ -37,7 +37,7 @@ def test_a_claim_leads_to_its_runs(recorded: list[Run], monkeypatch: pytest.Monk
     assert table.claim.tolist() == ["B.three", "A.one", "A.two"]
     one = table.set_index("claim").loc["A.one"]
     (run,) = recorded
-    assert (one.records, one.verdict, one.n) == ("cct-test-smoke-s0", "partly", 1)
+    assert (one.records, one.verdict, one.n) == ("cct-test-smoke-s0", "undecided", 1)
     assert one.seconds == f"{run.manifest['training_seconds']:,.0f}"
     assert (one.device, one.torch) == (run.manifest["device"], run.manifest["libraries"]["torch"])
     assert one.chapter == '<a href="a2_snp_matrices.html">A2</a>'
