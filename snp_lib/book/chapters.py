@@ -19,7 +19,10 @@ import yaml
 from tqdm.auto import tqdm
 
 from snp_lib.book.notebook import tidy
+from snp_lib.experiments import BY_DATASET, SCALES, on
 from snp_lib.machine import BOOK, data_dir, records_dir, runs_dir
+
+FIRST = "Landing page"
 
 LAST = "Results"
 """The part of the book whose pages show what all others report, and so are executed behind them."""
@@ -36,8 +39,9 @@ def parts() -> dict[str, dict[str, Path]]:
         raise ReproduceError(
             f"there is no book at {BOOK}: its chapters come with a checkout of the project, not with the installed library"
         )
+    table = yaml.safe_load(contents.read_text(encoding="utf-8"))
     found: dict[str, dict[str, Path]] = {}
-    for part in yaml.safe_load(contents.read_text(encoding="utf-8"))["parts"]:
+    for part in [{"caption": FIRST, "chapters": [{"file": table["root"]}]}, *table["parts"]]:
         paths = [BOOK.parent / f"{page['file']}.ipynb" for page in part["chapters"]]
         found[part["caption"]] = {path.stem: path for path in paths if path.is_file()}
     return found
@@ -60,6 +64,12 @@ def select(names: Sequence[str]) -> dict[str, Path]:
     return chosen or available
 
 
+def recorded_scale(dataset: str) -> str | None:
+    """The largest scale at which a data set has a record, or None."""
+    known = (scale for scale in reversed(SCALES) if dataset in BY_DATASET)
+    return next((scale for scale in known if (records_dir() / on(dataset, scale, 0).id).is_dir()), None)
+
+
 def reproduce(
     names: Sequence[str] = (),
     *,
@@ -78,7 +88,8 @@ def reproduce(
 
     Args:
         names: of chapters, such as ``a2``; none means all.
-        scale, seeds, dataset: None leaves each chapter's own default; of all chapters, those without such a parameter go on without.
+        scale, seeds, dataset: None leaves each chapter's own default, and for a data set the largest scale that is recorded; of all
+            chapters, those without such a parameter go on without.
         accept: make the numbers found the published ones instead of checking them.
         in_place: store the executed notebooks in ``book/``; else under ``runs/chapters/``.
         jobs: chapters executed at a time, which share the cores; what two of them need is made once.
@@ -91,6 +102,7 @@ def reproduce(
     """
     if importlib.util.find_spec("papermill") is None:
         raise ReproduceError("reproducing chapters needs the notebook packages: pip install 'snp-lib[book]'")
+    scale = scale or (recorded_scale(dataset) if dataset is not None else None)
     asked = {"scale": scale, "seeds": None if seeds is None else ",".join(map(str, seeds)), "dataset": dataset}
     asked = {name: value for name, value in asked.items() if value is not None}
     defaults = {} if in_place and not asked else {"device": device, "refresh": refresh}  # a committed chapter shows its own

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,8 @@ from snp_lib.machine import records_dir
 from snp_lib.performance.statistics import holm, t_test
 
 LEVEL = 0.05
+
+PARTS: tuple[Part, ...] = get_args(Part)
 
 
 def claims_table(papers: Sequence[str], *, experiment: str | None = None, part: Part | None = None) -> pd.DataFrame:

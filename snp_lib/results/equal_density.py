@@ -19,19 +19,22 @@ ONES = (30, 100, 300, 1000, 3000)
 
 STATES = ("trained", "untrained")
 
+HEADS = "whole heads"
+"""In place of a kind of site: the heads of the ``mha`` sites, each as one unit."""
+
 
 def ones_for(labels: int) -> tuple[int, ...]:
     """The same shares of the elements for other numbers of labels, at least one."""
     return tuple(sorted({max(1, round(ones * labels**2 / 100**2)) for ones in ONES}))
 
 
-def operating_curves(runs: Sequence[Run], *, kinds: Sequence[str], unit: Unit = "node", ends: bool = False) -> pd.DataFrame:
+def operating_curves(runs: Sequence[Run], *, kinds: Sequence[str], ends: bool = False) -> pd.DataFrame:
     """SNR against the number of ones that each unit keeps, its largest elements: one row per seed, state, site and number.
 
     Untrained is the network as its seed made it, with readouts of its own, where the run keeps its class means.
 
     Args:
-        unit: ``head`` for the heads of the ``mha`` sites.
+        kinds: of sites whose nodes are measured; ``HEADS`` for the heads of the ``mha`` sites.
         ends: the first and the last block alone.
 
     Returns:
@@ -43,14 +46,17 @@ def operating_curves(runs: Sequence[Run], *, kinds: Sequence[str], unit: Unit = 
     rows: list[dict[str, Any]] = []
     for run in runs:
         counts = ones_for(len(run.class_names))
-        for state, kind, block, matrices in _sites(run, kinds, unit, ends=ends):
+        for state, kind, block, matrices in _sites(run, kinds, ends=ends):
             where = {"seed": run.experiment.seed, "network": state, "kind": kind, "block": block}
             rows += [where | {"ones": ones, "snr": snr} for ones, snr in zip(counts, operating_curve(matrices, counts), strict=True)]
     return pd.DataFrame(rows)
 
 
-def rises_in_parts(runs: Sequence[Run], *, kinds: Sequence[str], theta: float = THETA, unit: Unit = "node") -> pd.DataFrame:
+def rises_in_parts(runs: Sequence[Run], *, kinds: Sequence[str], theta: float = THETA) -> pd.DataFrame:
     """The rise of the SNR from the first to the last block in factors, rise = sparsity · alignment: one row per seed, state and kind.
+
+    Args:
+        kinds: as for :func:`operating_curves`.
 
     Returns:
         Columns seed, network, kind, rise, sparsity, alignment, see :class:`snp_lib.performance.density.Decomposition`.
@@ -58,7 +64,7 @@ def rises_in_parts(runs: Sequence[Run], *, kinds: Sequence[str], theta: float = 
     rows = []
     for run in runs:
         ends: dict[tuple[str, str], list[Matrices]] = {}
-        for state, kind, _, matrices in _sites(run, kinds, unit, ends=True):
+        for state, kind, _, matrices in _sites(run, kinds, ends=True):
             ends.setdefault((state, kind), []).append(matrices)
         for (state, kind), (first, last) in ends.items():
             parts = decompose(first, last, theta)
@@ -95,11 +101,12 @@ def ways_of_looking(runs: Sequence[Run], *, kinds: Sequence[str], theta: float =
     return pd.DataFrame(rows)
 
 
-def _sites(run: Run, kinds: Sequence[str], unit: Unit, *, ends: bool) -> Iterator[tuple[str, str, int, Matrices]]:
+def _sites(run: Run, kinds: Sequence[str], *, ends: bool) -> Iterator[tuple[str, str, int, Matrices]]:
     """State, kind, block and matrices of every site of these kinds, trained and, where its class means are kept, untrained."""
     arrays = Stage(epoch=0).read(run)
     for kind in kinds:
-        sites = run.sites_of(kind)
+        unit: Unit = "head" if kind == HEADS else "node"
+        sites = run.sites_of("mha" if kind == HEADS else kind)
         for site in (sites[0], sites[-1]) if ends else sites:
             yield "trained", kind, split_site(site)[0], run.matrices(site, unit=unit)
             if f"weight/{site}" in arrays:

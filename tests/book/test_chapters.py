@@ -48,7 +48,7 @@ FLOWERS = ("a1_training", "a2_snp_matrices", "a3_sharpening", "a4_symmetry_break
 def test_chapter_shows_the_flowers_from_the_records(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SNP_RUNS_DIR", str(tmp_path / "none"))
     monkeypatch.setenv("SNP_DATA_DIR", str(tmp_path / "none"))  # nothing to train on: all comes from the records
-    check(execute(name, tmp_path, monkeypatch, dataset="flowers102"))
+    check(execute(name, tmp_path, monkeypatch, dataset="flowers102", scale="small"))
 
 
 @pytest.mark.parametrize("name", chapters())

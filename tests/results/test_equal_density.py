@@ -10,6 +10,7 @@ import pytest
 from snp_lib.performance import summarize
 from snp_lib.performance.density import decompose, snr_at_density
 from snp_lib.results.equal_density import (
+    HEADS,
     ONES,
     learned_alignment,
     ones_for,
@@ -51,7 +52,7 @@ def test_a_curve_holds_every_site_trained_and_untrained(measured: Run) -> None:
 
 
 def test_heads_are_the_nodes_of_a_head_together(measured: Run) -> None:
-    table = operating_curves([measured], kinds=("mha",), unit="head", ends=True)
+    table = operating_curves([measured], kinds=(HEADS,), ends=True)
     assert sorted(table.block.unique()) == [1, measured.depth]
     first = table[(table.network == "trained") & (table.block == 1)].set_index("ones").snr
     assert first[10] == pytest.approx(snr_at_density(measured.matrices("block1.mha", unit="head"), 10))
