@@ -15,11 +15,12 @@ TORCH_OPTIONS := $(if $(TORCH),--torch-backend=$(TORCH) --reinstall-package torc
 # uv reads none of pip's settings; hand on a local folder of packages where there is one.
 FIND_LINKS := $(if $(PIP_FIND_LINKS),UV_FIND_LINKS="$(PIP_FIND_LINKS)")
 
-.PHONY: help env book test serve clean
+.PHONY: help env kernels book test serve clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make env     install the locked packages into $(VENV) (TORCH=cpu or TORCH=cu130 chooses the build of torch)"
+	@echo "make kernels install Triton too, where torch came without: its interpreter tests the GPU kernels"
 	@echo "make book    run every chapter from nothing at smoke scale, execute the published ones, build the pages"
 	@echo "make test    style, types, unit tests, stored outputs of the chapters, built pages in a browser"
 	@echo "make serve   show the built pages at http://localhost:$(PORT)/"
@@ -34,6 +35,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(FIND_LINKS) VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install $(TORCH_OPTIONS) -c constraints.txt -e ".[dev]"
 	rm -f $(VENV)/.installed-*
 	touch $@
+
+kernels: env
+	$(FIND_LINKS) VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install -e ".[kernels]"
 
 book: env
 	rm -rf _build/smoke

@@ -17,7 +17,8 @@ SKIPS = {
     "cifar100": "set SNP_TEST_DATA to a folder that holds cifar-100-python (torchvision's layout)",
     "flowers102": "set SNP_TEST_DATA to a folder that holds flowers-102 (torchvision's layout)",
     "book": "build the book first (make book): the browser tests open its pages",
-    "cuda": "run on a machine with a CUDA device: a graph is recorded there",
+    "cuda": "run on a machine with a CUDA device: graphs are recorded and kernels compiled there",
+    "triton": "install Triton (pip install snp-lib[kernels]): its interpreter runs the kernels without a GPU",
     "browser": "install Chromium: the browser tests need a browser",
 }
 

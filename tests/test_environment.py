@@ -39,7 +39,8 @@ def pins() -> dict[str, list[Version]]:
 
 
 def requirements() -> list[Requirement]:
-    groups = [METADATA["dependencies"], *METADATA["optional-dependencies"].values()]
+    optional = {name: group for name, group in METADATA["optional-dependencies"].items() if name != "kernels"}  # torch pins Triton
+    groups = [METADATA["dependencies"], *optional.values()]
     return [r for group in groups for text in group if (r := Requirement(text)).name != METADATA["name"]]
 
 

@@ -55,7 +55,7 @@ class Claim:
 
     @property
     def part(self) -> Part:
-        """Where the scoreboard lists it: what a paper says, what we ask to understand or refute it, or what could hardly fail."""
+        """Part of the scoreboard that lists it, as what a paper says, as what we ask to refute it, or as what could hardly fail."""
         if self.sanity:
             return "sanity"
         return "control" if self.certainty == "ours" else "claim"

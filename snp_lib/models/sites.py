@@ -57,13 +57,15 @@ class Network(nn.Module):
 
     @property
     def matrices(self) -> dict[str, int]:
-        """The weights of its blocks that an optimiser may treat as matrices, by name, and in how many blocks of rows: 3 for
-        queries, keys and values in one; none where no rule is defined."""
+        """Name → number of parts, for the weights of its blocks that an optimiser may treat as matrices; none where no rule is defined.
+
+        Parts are equal blocks of rows, 3 for queries, keys and values in one.
+        """
         return {}
 
     @property
     def parts(self) -> list[tuple[nn.Module, str]]:
-        """What a compiler may take on its own, equal parts in one: a module and the name of its method; none: the whole forward."""
+        """Modules and the names of their methods that a compiler may take each on its own; by default the whole forward pass."""
         return [(self, "forward")]
 
     def compute(self, x: Tensor, wanted: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:

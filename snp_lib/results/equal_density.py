@@ -20,7 +20,7 @@ ONES = (30, 100, 300, 1000, 3000)
 STATES = ("trained", "untrained")
 
 HEADS = "whole heads"
-"""In place of a kind of site: the heads of the ``mha`` sites, each as one unit."""
+"""Named in place of a kind of site, it measures the heads of the ``mha`` sites, each as one unit."""
 
 
 def ones_for(labels: int) -> tuple[int, ...]:

@@ -49,10 +49,10 @@ class Pruning(Measurement):
 
     Attributes:
         arm: the method or a control.
-        encoder, classifier: as for :func:`masks_of`.
+        encoder, classifier: as for :func:`snp_lib.results.arms.masks_of`.
         thetas: thresholds of the diagonal sets, which set the density; ``dense`` has one result for all. None: those of
             the scale, see ``THETAS``.
-        tuning: None: see :func:`tuning_of`.
+        tuning: None: see :func:`snp_lib.results.tuning.tuning_of`.
 
     Raises:
         ValueError: unknown arm or encoder.

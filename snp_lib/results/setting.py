@@ -64,7 +64,7 @@ class Setting:
 
     @property
     def passes(self) -> dict[str, Any]:
-        """How a measurement passes over a split: inputs at a time, and whether products run in bfloat16 on a GPU."""
+        """Options of a pass over a split, its inputs at a time and whether products run in bfloat16 on a GPU."""
         return {"batch_size": measuring_batch(self.torch_device), "bfloat16": self.bfloat16}
 
     @property

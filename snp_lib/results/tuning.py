@@ -96,7 +96,7 @@ HELD_OUT = 0.1
 """Share of the training inputs that the choice of a rate is made on."""
 
 JUDGES: tuple[tuple[str, float], ...] = (("dense", 0.0), ("andc", 0.5), ("magnitude", 0.5))
-"""The arms, and their θ, whose mean accuracy decides: the intact network, the method and a control."""
+"""Arms with their θ whose mean accuracy decides, the intact network, the method and a control."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import copy
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,6 @@ AHEAD = 16  # batches that are augmented at once
 ATTENTION = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 VARIANTS = 64  # of one part that may be compiled in a process: other widths, heads and batches, with and without gradients
-
-Model = TypeVar("Model", bound=nn.Module)
 
 
 class Captured:
@@ -88,7 +86,7 @@ def capturable(device: torch.device) -> bool:
     return device.type == "cuda" and torch.version.cuda is not None
 
 
-def lowered(model: Model) -> Model:
+def lowered(model: Any) -> Any:
     """A copy whose products run in bfloat16: weights of linear layers and convolutions are copies, all else is the model's own.
 
     After the model has changed, :func:`refresh` brings the copies up to date.

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from shared import skip
 from torch import Tensor
 
-from snp_lib.models.narrow import Blocks, narrow_attention, serves
+from snp_lib.models.narrow import AVAILABLE, Blocks, narrow_attention, serves
 
 TOLERANCE = 1.5e-2  # of the largest value: four roundings to bfloat16
 WIDTHS = (1, 2, 3, 4, 8, 16)
@@ -102,7 +103,8 @@ def interpret() -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def interpreted() -> dict[str, list[float]]:
-    pytest.importorskip("triton")
+    if not AVAILABLE:
+        skip("triton")
     process = subprocess.run(
         [sys.executable, __file__],
         env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])},
@@ -165,7 +167,7 @@ def test_what_the_kernels_are_not_made_for_is_refused() -> None:
 def test_on_a_gpu_outputs_and_gradients_are_those_of_plain_products(sharpness: float) -> None:
     qkv = packed(3, 256, 64, 4, sharpness)
     if not torch.cuda.is_available() or not serves(qkv.cuda()):
-        pytest.skip("run on a machine with a CUDA device and Triton: the kernels are compiled there")
+        skip("cuda")
     assert close(deviations(qkv.cuda()))
 
 

@@ -21,10 +21,12 @@ from torch import Tensor
 from snp_lib.data import Dataset
 from snp_lib.training import Stopped
 from snp_lib.training.loop import train
+from snp_lib.training.recipe import Recipe
 from tests.training.test_loop import RECIPE, assert_same_bits, fit, network, timeless
 
 Outcome = tuple[dict[str, Tensor], list[dict[str, Any]]]
 CPU = torch.device("cpu")
+MUON = replace(RECIPE, optimizer="muon", lr=2.5e-3, adam_lr=1e-3, adam_weight_decay=0.03)
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +47,9 @@ def in_a_child(work: Callable[[], object]) -> int:
     return pid
 
 
-def assert_resumes(path: Path, dataset: Dataset, expected: Outcome) -> None:
+def assert_resumes(path: Path, dataset: Dataset, expected: Outcome, recipe: Recipe = RECIPE) -> None:
     resumed = network(seed=99)
-    assert timeless(fit(resumed, dataset, path=path)) == expected[1]
+    assert timeless(fit(resumed, dataset, recipe, path=path)) == expected[1]
     assert_same_bits(resumed, expected[0])
 
 
@@ -59,19 +61,22 @@ def steps_in(path: Path) -> int:
 
 @pytest.mark.filterwarnings("ignore:.*Going on from the one before it")  # a kill between the two renamings
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")  # the child only trains, on one thread
-def test_killed_at_twenty_random_moments(uninterrupted: Outcome, few_digits: Dataset, tmp_path: Path) -> None:
+@pytest.mark.parametrize("recipe", [RECIPE, MUON], ids=["adamw", "muon"])
+def test_killed_at_twenty_random_moments(recipe: Recipe, few_digits: Dataset, tmp_path: Path) -> None:
+    model = network()
+    expected = timeless(fit(model, few_digits, recipe))
     started = time.monotonic()
-    os.waitpid(in_a_child(lambda: fit(network(), few_digits, path=tmp_path / "whole.safetensors")), 0)
+    os.waitpid(in_a_child(lambda: fit(network(), few_digits, recipe, path=tmp_path / "whole.safetensors")), 0)
     duration = time.monotonic() - started
     moments, stood = random.Random(0), set()
     for attempt in range(20):
         path = tmp_path / f"{attempt}.safetensors"
-        child = in_a_child(lambda path=path: fit(network(), few_digits, path=path))  # type: ignore[misc]
+        child = in_a_child(lambda path=path: fit(network(), few_digits, recipe, path=path))  # type: ignore[misc]
         time.sleep(moments.uniform(0.05, 1.0) * duration)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         stood.add(steps_in(path) if path.exists() else 0)
-        assert_resumes(path, few_digits, uninterrupted)
+        assert_resumes(path, few_digits, (model.state_dict(), expected), recipe)
     assert len(stood) > 3, f"the moments were not random enough: {stood}"
 
 
