@@ -1,9 +1,9 @@
 """The signal-to-noise ratio at equal density: what is left of it when every unit has as many ones (defined here).
 
 With K labels the SNR of :class:`snp_lib.performance.clusters.Summary` is the density of ones on the diagonal of the
-thresholded matrices over the density off it, ``Σ_u |D_u| / K`` over ``Σ_u (ones_u − |D_u|) / (K(K − 1))``, so that the clusters cancel. So it
-rises by mere sparsity wherever a fixed θ leaves fewer ones, the largest of which lie on the diagonal more often. Here the
-number of ones is given, in place of θ.
+thresholded matrices over the density off it, ``Σ_u |D_u| / K`` over ``Σ_u (ones_u − |D_u|) / (K(K − 1))``, so that the
+clusters cancel. So it rises by mere sparsity wherever a fixed θ leaves fewer ones, the largest of which lie on the diagonal
+more often. Here the number of ones is given, in place of θ.
 """
 
 from __future__ import annotations
