@@ -11,6 +11,7 @@ import pandas as pd
 from snp_lib.models.sites import split_site
 from snp_lib.performance import THETA, summarize
 from snp_lib.performance.density import Matrices, centred, decompose, gauged, operating_curve
+from snp_lib.results.sites import dealt
 from snp_lib.results.stages import Stage, matrices_at
 from snp_lib.store import Run, Unit
 
@@ -22,20 +23,24 @@ STATES = ("trained", "untrained")
 HEADS = "whole heads"
 """Named in place of a kind of site, it measures the heads of the ``mha`` sites, each as one unit."""
 
+DEALT = "heads dealt anew"
+"""The control of ``HEADS``, as many sums of as many nodes of the site, whatever head they belong to."""
+
 
 def ones_for(labels: int) -> tuple[int, ...]:
     """The same shares of the elements for other numbers of labels, at least one."""
     return tuple(sorted({max(1, round(ones * labels**2 / 100**2)) for ones in ONES}))
 
 
-def operating_curves(runs: Sequence[Run], *, kinds: Sequence[str], ends: bool = False) -> pd.DataFrame:
+def operating_curves(runs: Sequence[Run], *, kinds: Sequence[str], ends: bool = False, counts: Sequence[int] | None = None) -> pd.DataFrame:
     """SNR against the number of ones that each unit keeps, its largest elements: one row per seed, state, site and number.
 
     Untrained is the network as its seed made it, with readouts of its own, where the run keeps its class means.
 
     Args:
-        kinds: of sites whose nodes are measured; ``HEADS`` for the heads of the ``mha`` sites.
+        kinds: of sites whose nodes are measured; ``HEADS`` for the heads of the ``mha`` sites and ``DEALT`` for their control.
         ends: the first and the last block alone.
+        counts: numbers of ones; default: see :func:`ones_for`.
 
     Returns:
         Columns seed, network (trained or untrained), kind, block, ones, snr.
@@ -45,10 +50,10 @@ def operating_curves(runs: Sequence[Run], *, kinds: Sequence[str], ends: bool = 
     """
     rows: list[dict[str, Any]] = []
     for run in runs:
-        counts = ones_for(len(run.class_names))
+        chosen = ones_for(len(run.class_names)) if counts is None else counts
         for state, kind, block, matrices in _sites(run, kinds, ends=ends):
             where = {"seed": run.experiment.seed, "network": state, "kind": kind, "block": block}
-            rows += [where | {"ones": ones, "snr": snr} for ones, snr in zip(counts, operating_curve(matrices, counts), strict=True)]
+            rows += [where | {"ones": ones, "snr": snr} for ones, snr in zip(chosen, operating_curve(matrices, chosen), strict=True)]
     return pd.DataFrame(rows)
 
 
@@ -101,14 +106,24 @@ def ways_of_looking(runs: Sequence[Run], *, kinds: Sequence[str], theta: float =
     return pd.DataFrame(rows)
 
 
+def real_over_dealt(runs: Sequence[Run], *, ones: int) -> pd.DataFrame:
+    """SNR of the heads of the last block over that of heads dealt anew, all with so many ones: columns seed, ratio."""
+    curves = operating_curves(runs, kinds=(HEADS, DEALT), ends=True, counts=(ones,))
+    last = curves[(curves.network == "trained") & (curves.block == curves.block.max())]
+    snr = last.pivot(index="seed", columns="kind", values="snr")
+    return pd.DataFrame({"seed": snr.index, "ratio": (snr[HEADS] / snr[DEALT]).to_numpy()})
+
+
 def _sites(run: Run, kinds: Sequence[str], *, ends: bool) -> Iterator[tuple[str, str, int, Matrices]]:
     """State, kind, block and matrices of every site of these kinds, trained and, where its class means are kept, untrained."""
     arrays = Stage(epoch=0).read(run)
     for kind in kinds:
+        sites = run.sites_of("mha" if kind in (HEADS, DEALT) else kind)
         unit: Unit = "head" if kind == HEADS else "node"
-        sites = run.sites_of("mha" if kind == HEADS else kind)
         for site in (sites[0], sites[-1]) if ends else sites:
-            yield "trained", kind, split_site(site)[0], run.matrices(site, unit=unit)
+            found = {"trained": run.matrices(site, unit=unit)}
             if f"weight/{site}" in arrays:
-                units = run.num_heads if unit == "head" else run.sites[site]
-                yield "untrained", kind, split_site(site)[0], np.asarray(matrices_at(arrays, site, units))
+                found["untrained"] = np.asarray(matrices_at(arrays, site, run.num_heads if unit == "head" else run.sites[site]))
+            for state, matrices in found.items():
+                units = dealt(matrices, run.num_heads, seed=(run.experiment.seed, 1)) if kind == DEALT else matrices
+                yield state, kind, split_site(site)[0], units

@@ -90,8 +90,13 @@ def dealt_heads(run: Run, site: str, deals: int) -> Iterator[tuple[int, Float[np
     """Performance matrices of heads as many as the site has, made of its nodes in random order: one deal after the other, from 1."""
     nodes = run.matrices(site)
     for deal in range(1, deals + 1):
-        order = np.random.default_rng((run.experiment.seed, deal)).permutation(len(nodes))
-        yield deal, nodes[order].reshape(run.num_heads, -1, *nodes.shape[1:]).sum(axis=1)
+        yield deal, dealt(nodes, run.num_heads, seed=(run.experiment.seed, deal))
+
+
+def dealt(nodes: Float[np.ndarray, "node label output"], heads: int, *, seed: tuple[int, int]) -> Float[np.ndarray, "head label output"]:
+    """Sums over equal numbers of nodes in random order, as many sums as there are heads."""
+    order = np.random.default_rng(seed).permutation(len(nodes))
+    return np.asarray(nodes[order].reshape(heads, -1, *nodes.shape[1:]).sum(axis=1))
 
 
 def per_run(table: pd.DataFrame, runs: Sequence[Run], column: str, **where: Any) -> Float[np.ndarray, " run"]:

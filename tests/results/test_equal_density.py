@@ -10,14 +10,17 @@ import pytest
 from snp_lib.performance import summarize
 from snp_lib.performance.density import decompose, snr_at_density
 from snp_lib.results.equal_density import (
+    DEALT,
     HEADS,
     ONES,
     learned_alignment,
     ones_for,
     operating_curves,
+    real_over_dealt,
     rises_in_parts,
     ways_of_looking,
 )
+from snp_lib.results.sites import dealt_heads
 from snp_lib.results.stages import Stage, matrices_at
 from snp_lib.store import Run
 
@@ -56,6 +59,15 @@ def test_heads_are_the_nodes_of_a_head_together(measured: Run) -> None:
     assert sorted(table.block.unique()) == [1, measured.depth]
     first = table[(table.network == "trained") & (table.block == 1)].set_index("ones").snr
     assert first[10] == pytest.approx(snr_at_density(measured.matrices("block1.mha", unit="head"), 10))
+
+
+def test_heads_dealt_anew_are_sums_of_as_many_nodes(measured: Run) -> None:
+    table = operating_curves([measured], kinds=(HEADS, DEALT), ends=True, counts=(7,)).set_index(["network", "kind", "block"]).snr
+    expected = next(iter(dealt_heads(measured, "block1.mha", 1)))[1]
+    assert table["trained", DEALT, 1] == pytest.approx(snr_at_density(expected, 7))
+    last = measured.depth
+    ratio = real_over_dealt([measured], ones=7).ratio.item()
+    assert ratio == pytest.approx(table["trained", HEADS, last] / table["trained", DEALT, last], nan_ok=True)
 
 
 def test_the_parts_are_those_of_the_ends(measured: Run) -> None:
