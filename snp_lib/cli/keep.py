@@ -64,7 +64,7 @@ def _make(options: Namespace) -> int:
     chosen = {"budget": options.budget, "device": options.device, "compiled": options.compile, "to": options.to}
     chosen |= {"weights": options.weights, "bundled": options.bundle}
     for finished, path in records.make_set(options.set, options.scale, **chosen, measure=measured):
-        print(f"{accuracy(finished)}, {path} ({_megabytes(path)})", flush=True)
+        print(f"{accuracy(finished)}, {path.parent if options.bundle else f'{path} ({_megabytes(path)})'}", flush=True)
     return 0
 
 
@@ -83,7 +83,11 @@ def _import(options: Namespace) -> int:
 
     parts = [path for path in options.files if path.suffix == bundle.SUFFIX]
     with TemporaryDirectory() as folder:
-        inside = bundle.unpack(parts, Path(folder)) if parts else []
+        inside = []
+        for number, group in enumerate(bundle.bundles(parts)):
+            target = Path(folder) / str(number)
+            target.mkdir()
+            inside += bundle.unpack(group, target)
         return _each([path for path in options.files if path not in parts] + inside, one)
 
 

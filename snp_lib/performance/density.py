@@ -89,7 +89,11 @@ class Decomposition:
 
 
 def decompose(first: Matrices, second: Float[np.ndarray, "other label output"], theta: float) -> Decomposition:
-    """The rise from the first to the second site at a threshold; raises ValueError for sites of different size."""
+    """The rise from the first to the second site at a threshold, infinite or NaN where the first has nothing on its diagonal.
+
+    Raises:
+        ValueError: sites of different size.
+    """
     if first.shape != second.shape:
         raise ValueError(f"sites of equal shape are needed, got {first.shape} and {second.shape}")
     before, after = ones_at(first, theta), ones_at(second, theta)
@@ -98,7 +102,9 @@ def decompose(first: Matrices, second: Float[np.ndarray, "other label output"], 
     ranks = diagonal_ranks(first)
     start, moved = _snr(ranks, before), _snr(ranks, given)
     end = snr_at_density(second, after)
-    return Decomposition(rise=end / start, sparsity=moved / start, alignment=end / moved)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a site without a one on its diagonal
+        rise, sparsity, alignment = np.divide([end, moved, end], [start, start, moved]).tolist()
+    return Decomposition(rise=rise, sparsity=sparsity, alignment=alignment)
 
 
 def ones_at(matrices: Matrices, theta: float) -> Int[np.ndarray, " unit"]:

@@ -239,7 +239,7 @@ class _Learning:
         rate = torch.tensor(recipe.lr, device=self.device) if self.recorded else recipe.lr
         self.optimizer = torch.optim.AdamW(self.parameters, lr=rate, weight_decay=recipe.weight_decay, fused=True, capturable=self.recorded)
         tokens = self.recorded and all(isinstance(readout, TokenReadout) for readout in readouts.values())
-        self.loss = torch.compile(_loss, dynamic=False) if tokens else _loss
+        self.loss = execution.compiled(_loss) if tokens else _loss
         self.graph: Captured | None = None
 
     def step(self, inputs: Tensor, labels: Int64[Tensor, " n"]) -> None:

@@ -46,7 +46,7 @@ def finetune(
 ) -> dict[str, list[float]]:
     """Train pruned networks in place, each under its own masks, from one encoder on; returns their losses by epoch.
 
-    What lies before that encoder is the same for all, frozen and in eval mode, and is computed once a step. Otherwise
+    What lies before that encoder is the same for all, frozen and in eval mode, and on a CPU is computed once a step for all. Otherwise
     each network is trained as :func:`snp_lib.training.train` would with these masks and the part before frozen: same
     order of the inputs, same augmentation, same seeds of dropout. The optimisers start afresh.
 
@@ -146,6 +146,7 @@ def _one_by_one(
                     training.check()
                     training.finish_epoch()
                 network.load_state_dict(training.model.state_dict())
+                network.eval()
                 losses[name] = [row["train_loss"] for row in training.history]
     return losses
 

@@ -23,8 +23,9 @@ PARTS: tuple[Part, ...] = get_args(Part)
 def claims_table(papers: Sequence[str], *, experiment: str | None = None, part: Part | None = None) -> pd.DataFrame:
     """The scoreboard of the papers named, in that order: columns paper, claim, ours, verdict, survives, holds if.
 
-    ``survives``: with which correction for the number of measured claims of its paper the bound lies outside at 5 %, two-sided:
-    Holm, else BH (Benjamini and Hochberg 1995), else none; ratios of means are tested as they are.
+    ``survives``: with which correction the bound lies outside of the interval at 5 %, two-sided, on either side: Holm, else BH
+    (Benjamini and Hochberg 1995, which holds for tests that are independent or depend positively), else none. The family are
+    all claims and controls of a paper with several seeds, sanity checks left out; ratios of means are tested as they are.
 
     Args:
         experiment: whose numbers; None: of each claim's own experiment.

@@ -44,10 +44,10 @@ class FineTuning:
             raise ValueError(f"epochs and warmup must not be negative, lr_share and images must be positive, got {self}")
 
     def recipe(self, trained_with: Recipe, lr_share: float) -> Recipe:
-        """The recipe of the fine-tuning of a run, its rates so much of those of the training."""
-        adam_lr = None if trained_with.adam_lr is None else trained_with.adam_lr * lr_share
-        short = replace(trained_with, lr=trained_with.lr * lr_share, adam_lr=adam_lr)
-        return replace(short, epochs=self.epochs, warmup_epochs=self.warmup, eval_every=self.epochs)
+        """The recipe of the fine-tuning of a run, its peak rates so much of those of the training."""
+        rates = {name: getattr(trained_with, name) for name in ("lr", "adam_lr", "head_lr")}
+        scaled: dict[str, Any] = {name: None if rate is None else rate * lr_share for name, rate in rates.items()}
+        return replace(trained_with, epochs=self.epochs, warmup_epochs=self.warmup, cooldown_epochs=None, eval_every=self.epochs, **scaled)
 
     def dataset(self, whole: Dataset, seed: int) -> Dataset:
         """The data set with as many training images; raises ValueError where there are fewer."""

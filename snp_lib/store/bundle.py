@@ -1,7 +1,7 @@
 """Many transport files as few files of limited size, to carry a whole set home (defined here).
 
-A bundle is one plain tar of transport files, cut into parts ``NAME-1of3.snpset``, ``NAME-2of3.snpset`` and so on. A part
-that is missing, too short or changed is noticed before any member is used.
+A bundle is one plain tar of transport files, cut into parts ``NAME-0123abcd-1of3.snpset``, ``NAME-0123abcd-2of3.snpset`` and so
+on, the digits being those of its SHA-256. A part that is missing, too short or changed is noticed before any member is used.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from snp_lib.store.disk import StoreError, replace_file
-from snp_lib.store.manifest import check_format
+from snp_lib.store.manifest import SkewError, check_format
 
 FORMAT = "snp-bundle-1"
 
@@ -25,16 +25,18 @@ SUFFIX = ".snpset"
 
 LIMIT = 16 * 2**20  # bytes of a part
 
-PART = re.compile(rf"(.+)-([1-9]\d*)of([1-9]\d*)\{SUFFIX}")
+PART = re.compile(rf"(.+-[0-9a-f]{{8}})-([1-9]\d*)of([1-9]\d*)\{SUFFIX}")
 
 MEMBER = re.compile(r"\w[\w.+-]*\.snprun", re.ASCII)
 
 
 def write(target_dir: Path, name: str, files: Iterable[Path], *, limit: int = LIMIT) -> list[Path]:
-    """Write transport files as the parts of a bundle, in the place of the parts it had; equal files give equal bytes.
+    """Write transport files as the parts of a bundle, in the place of the parts it had; equal files give equal parts.
+
+    The parts before go when all new ones stand, so that one of the two is whole at any moment.
 
     Raises:
-        StoreError: the disk refuses; the parts there are then whole, of this bundle or of the one before.
+        StoreError: the disk refuses; the bundle before is whole.
     """
     members = {file.name: file.read_bytes() for file in sorted(files)}
     marker = {"format": FORMAT, "members": {file: hashlib.sha256(content).hexdigest() for file, content in members.items()}}
@@ -48,13 +50,28 @@ def write(target_dir: Path, name: str, files: Iterable[Path], *, limit: int = LI
     pieces = [whole[start : start + limit] for start in range(0, len(whole), limit)]
     try:
         target_dir.mkdir(parents=True, exist_ok=True)
-        older = [path for path in target_dir.glob(f"*{SUFFIX}") if (found := PART.fullmatch(path.name)) and found[1] == name]
-        paths = [replace_file(target_dir / f"{name}-{i}of{len(pieces)}{SUFFIX}", piece) for i, piece in enumerate(pieces, start=1)]
+        older, full = parts_of(target_dir, name), f"{name}-{hashlib.sha256(whole).hexdigest()[:8]}"
+        paths = [replace_file(target_dir / f"{full}-{i}of{len(pieces)}{SUFFIX}", piece) for i, piece in enumerate(pieces, start=1)]
         for path in set(older).difference(paths):
             path.unlink()
     except OSError as error:
         raise StoreError(f"cannot write the bundle {target_dir / name}: {error}. Make room or choose another folder.") from error
     return paths
+
+
+def parts_of(folder: Path, name: str) -> list[Path]:
+    """The parts of every bundle of that name in a folder."""
+    pattern = re.compile(rf"{re.escape(name)}-[0-9a-f]{{8}}-[1-9]\d*of[1-9]\d*\{SUFFIX}")
+    return [path for path in sorted(folder.glob(f"*{SUFFIX}")) if pattern.fullmatch(path.name)]
+
+
+def bundles(parts: Iterable[Path]) -> list[list[Path]]:
+    """Parts sorted by the bundle that they are of, the one written last at the end."""
+    groups: dict[str, list[Path]] = {}
+    for path in parts:
+        found = PART.fullmatch(path.name)
+        groups.setdefault(found[1] if found else path.name, []).append(path)
+    return sorted(groups.values(), key=lambda group: max((path.stat().st_mtime_ns for path in group if path.exists()), default=0))
 
 
 def unpack(parts: Sequence[Path], folder: Path) -> list[Path]:
@@ -68,7 +85,7 @@ def unpack(parts: Sequence[Path], folder: Path) -> list[Path]:
     """
     named = {path: PART.fullmatch(path.name) for path in parts}
     if odd := [path for path, found in named.items() if found is None]:
-        raise StoreError(f"{odd[0]} is no part of a bundle: its name must end in -1of3{SUFFIX} or the like")
+        raise StoreError(f"{odd[0]} is no part of a bundle: its name must end in -0123abcd-1of3{SUFFIX} or the like")
     known = {(found[1], int(found[3])) for found in named.values() if found}
     numbers = {int(found[2]): path for path, found in named.items() if found}
     name, total = next(iter(known))
@@ -83,7 +100,11 @@ def unpack(parts: Sequence[Path], folder: Path) -> list[Path]:
         members = _members(whole, name)
         for file, content in members.items():
             (folder / file).write_bytes(content)
-    except (tarfile.TarError, ValueError, KeyError, OSError) as error:
+    except SkewError as error:
+        raise StoreError(f"the bundle {name} {error}") from error
+    except OSError as error:
+        raise StoreError(f"cannot unpack the bundle {name}: {error}. Make room, or copy its parts again.") from error
+    except (tarfile.TarError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"the bundle {name} is damaged: {error}. Copy its parts again.") from error
     return [folder / file for file in members]
 

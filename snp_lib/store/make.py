@@ -51,7 +51,7 @@ def run(
         refresh: train anew even if a run or record exists; the new run then takes its place in ``runs/``.
         data_root: see :func:`snp_lib.data.load`.
         deadline: value of ``time.monotonic()`` at which an unfinished training stops, at a checkpoint.
-        compiled: let torch.compile make the encoders while training, see :func:`snp_lib.training.train`.
+        compiled: let torch.compile make the parts of the network while training, see :func:`snp_lib.training.train`.
 
     Raises:
         StoreError: the stored result is damaged or of another definition of the experiment.

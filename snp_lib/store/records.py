@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import statistics
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from snp_lib import experiments
 from snp_lib.experiments import Scale
 from snp_lib.store import bundle as bundles, derived, transport
-from snp_lib.store.disk import OutdatedError
+from snp_lib.store.disk import OutdatedError, StoreError
 from snp_lib.store.make import run
 from snp_lib.store.runs import Run, check_record_size, put, read, record_files, root
 from snp_lib.training import team
@@ -94,14 +95,27 @@ def keep(run: Run, to: Path | None = None, *, weights: bool = False, bundle: str
         StoreError: as both do.
     """
     if to is not None and bundle is not None:
-        packed = root("runs") / ".packed" / bundle
-        transport.pack(run, packed, weights=weights)
-        return bundles.write(to, bundle, packed.glob("*.snprun"))[-1]
+        with tempfile.TemporaryDirectory() as folder:
+            there = _unpacked(bundles.bundles(bundles.parts_of(to, bundle)), Path(folder))
+            return bundles.write(to, bundle, {*there, transport.pack(run, folder, weights=weights)})[-1]
     if to is not None:
         return transport.pack(run, to, weights=weights)
     path = promote(run)
     derived.carry(run, derived.folder(run, "runs"), "records")
     return path
+
+
+def _unpacked(found: Sequence[Sequence[Path]], folder: Path) -> list[Path]:
+    """The files of the last bundle that is whole; raises StoreError where there are some and none is."""
+    error = None
+    for parts in reversed(found):
+        try:
+            return bundles.unpack(parts, folder)
+        except StoreError as damage:
+            error = error or damage
+    if error is not None:
+        raise error
+    return []
 
 
 def expected(name: str, scale: Scale) -> str:

@@ -128,7 +128,7 @@ class Run:
             StoreError: unreadable, other tensors than those of this network and its readouts, or readouts of another run.
         """
         with refusing(str(path)):
-            expected = {name: tensor.half() for name, tensor in _tensors(*self._blank()).items()}
+            expected = weights.half_of(_tensors(*self._blank()))
             tensors = weights.read(path, expected)
             for site in self.sites:
                 if not np.array_equal(tensors[f"readout.{site}.linear.weight"].numpy(), self.arrays[f"weight/{site}"]):

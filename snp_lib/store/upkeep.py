@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from snp_lib.store import derived, runs, transport
+from snp_lib.store import bundle, derived, runs, transport
 from snp_lib.store.disk import StoreError
 from snp_lib.store.runs import Place
 
@@ -34,6 +34,8 @@ def verify(path: Path) -> str:
     """Check every byte of a transport file, a run or the measurements of one, and say what it holds; raises StoreError."""
     if measurements := _measurements(path):
         return f"{len(_all(derived.check, measurements))} measurements"
+    if path.suffix == bundle.SUFFIX:
+        raise StoreError(f"{path} is a part of a bundle, which `snp import` checks as it takes all of its parts")
     run = runs.read(path) if path.is_dir() else transport.check(path)
     if path.is_dir():
         run.look_into()

@@ -50,9 +50,14 @@ def halved(tensors: Tensors, arrays: str) -> bytes:
     Raises:
         ValueError: a weight is too large for half precision.
     """
-    small = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    small = half_of(tensors)
     _compare(small, small)
     return save({name: tensor.contiguous() for name, tensor in small.items()}, {"sha256": _vouched(small, arrays)})
+
+
+def half_of(tensors: Tensors) -> dict[str, Tensor]:
+    """The same in half precision, whole numbers as they are."""
+    return {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 
 def read_halved(path: Path, expected: Tensors, arrays: str) -> dict[str, Tensor]:
@@ -60,7 +65,7 @@ def read_halved(path: Path, expected: Tensors, arrays: str) -> dict[str, Tensor]
     tensors, metadata = _open(path)
     if metadata != {"sha256": _vouched(tensors, arrays)}:
         raise ValueError("its SHA-256 is not that of its content and of the arrays of this run")
-    _compare(tensors, {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in expected.items()})
+    _compare(tensors, half_of(expected))
     return {name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()}
 
 

@@ -99,7 +99,7 @@ def lowered(model: Any) -> Any:
     for module in twin.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if not any(parameter is tensor for tensor in shared):
-                setattr(module, name, nn.Parameter(parameter.detach().to(torch.bfloat16)))
+                setattr(module, name, nn.Parameter(parameter.detach().to(torch.bfloat16), requires_grad=parameter.requires_grad))
     return twin
 
 
@@ -126,6 +126,17 @@ def compiled_parts(*models: Any) -> Iterator[None]:
         finally:
             for module, name in parts:
                 module.__dict__.pop(name, None)  # back to the method of its class
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function as ``torch.compile`` makes it, anew for other shapes, as often as parts of networks are."""
+    made = torch.compile(function, dynamic=False)
+
+    def call(*given: Any) -> Any:
+        with torch._dynamo.config.patch(recompile_limit=VARIANTS):
+            return made(*given)
+
+    return call
 
 
 @contextmanager

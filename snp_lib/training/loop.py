@@ -220,7 +220,7 @@ class Training:
         ahead = AHEAD if self.recorded else 1
         for begin in range((self.done - first) // ahead * ahead, self.steps, ahead):
             chosen = torch.cat(order[begin : begin + ahead])
-            generator = torch.Generator(self.device).manual_seed(step_seed(self.seed, first + begin))
+            generator = torch.Generator(self.device).manual_seed(step_seed(self.seed, first + begin))  # of all that are augmented together
             inputs, targets = self.preparation.mixed(self.inputs[chosen], self.labels[chosen], generator)
             if self.recorded and self.bfloat16 and inputs.is_floating_point():
                 inputs = inputs.bfloat16()

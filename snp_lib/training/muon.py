@@ -40,7 +40,8 @@ class Muon(torch.optim.AdamW):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One step on every parameter that has a gradient."""
-        loss = closure() if closure is not None else None
+        with torch.enable_grad():
+            loss = closure() if closure is not None else None
         groups = self.param_groups
         _step([group for group in groups if group["parts"]], self.state)
         self.param_groups = [group for group in groups if not group["parts"]]  # AdamW must not see the matrices

@@ -32,17 +32,20 @@ class Holder:
         self.names = list(masks)
         for name, mask in masks.items():
             parameter = parameters[name]
-            if mask.shape != parameter.shape or mask.dtype != torch.bool:
-                raise ValueError(
-                    f"the mask of {name} must be Boolean of shape {tuple(parameter.shape)}, got {mask.dtype} of shape {tuple(mask.shape)}"
-                )
+            _check(name, mask, parameter)
             self.held.append((parameter, ~mask.to(parameter.device)))
 
     def replace(self, masks: Mapping[str, Mask]) -> None:
-        """Hold these in place of those of the same names; a name that is missing holds nothing. Raises ValueError for another name."""
+        """Hold these in place of those of the same names; a name that is missing holds nothing.
+
+        Raises:
+            ValueError: another name or shape.
+        """
         if unknown := [name for name in masks if name not in self.names]:
             raise ValueError(f"no mask of {unknown[0]!r} was given at first; there are {', '.join(self.names) or 'none'}")
-        for name, (_, dropped) in zip(self.names, self.held, strict=True):
+        for name, (parameter, dropped) in zip(self.names, self.held, strict=True):
+            if name in masks:
+                _check(name, masks[name], parameter)
             dropped.copy_(~masks[name] if name in masks else torch.zeros_like(dropped))
 
     @torch.no_grad()
@@ -57,3 +60,10 @@ class Holder:
         for parameter, dropped in self.held:
             if parameter.grad is not None:
                 parameter.grad.masked_fill_(dropped, 0)
+
+
+def _check(name: str, mask: Mask, parameter: Tensor) -> None:
+    if mask.shape != parameter.shape or mask.dtype != torch.bool:
+        raise ValueError(
+            f"the mask of {name} must be Boolean of shape {tuple(parameter.shape)}, got {mask.dtype} of shape {tuple(mask.shape)}"
+        )

@@ -42,7 +42,7 @@ class RecordedStep:
         total = training.recipe.epochs * training.steps + WARM_UP + 1
         rates = [learning_rate(training.recipe, step, training.steps) for step in range(total)]
         self.rates = torch.tensor(rates, device=training.device, dtype=torch.float32)
-        self.gradients = [torch.zeros_like(parameter) for parameter in training.model.parameters()]
+        self.gradients = [torch.zeros_like(parameter) for parameter in training.model.parameters() if parameter.requires_grad]
         self.at = torch.zeros((), dtype=torch.long, device=training.device)
         self.begin()
         self.graph: Captured | None = None
@@ -73,10 +73,12 @@ class RecordedStep:
         with torch.autocast(training.device.type, torch.bfloat16, enabled=training.bfloat16), fast_attention():
             logits = self.network(self.twin, inputs)
             loss = training.loss(logits, targets)
-        gradients = torch.autograd.grad(loss, list(self.twin.parameters()), allow_unused=True)  # those of a frozen part are none
+        learning = [p for p in self.twin.parameters() if p.requires_grad]
+        gradients = torch.autograd.grad(loss, learning, allow_unused=True)  # those of a part that is not run are none
         found = [(full, gradient) for full, gradient in zip(self.gradients, gradients, strict=True) if gradient is not None]
         torch._foreach_copy_([full for full, _ in found], [gradient for _, gradient in found])
-        for parameter, full, gradient in zip(training.model.parameters(), self.gradients, gradients, strict=True):
+        parameters = [p for p in training.model.parameters() if p.requires_grad]
+        for parameter, full, gradient in zip(parameters, self.gradients, gradients, strict=True):
             parameter.grad = None if gradient is None else full
         rate = self.rates.index_select(0, self.at.view(1))[0]
         for group in training.optimizer.param_groups:

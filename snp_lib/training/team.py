@@ -2,8 +2,9 @@
 
 Every process holds the data, draws the same batch with the same augmentation and takes its share of it; gradients are
 averaged. So the batch of the recipe is the batch of the whole team, and the number of processes changes the weights
-only by the order of additions. Dropout and stochastic depth draw per process, and batch normalisation takes its
-statistics per process.
+only by the order of additions. On a GPU, however, one process on its own augments sixteen batches with one stream of
+random numbers, and a team each with its own, so that the augmentation differs there. Dropout and stochastic depth draw
+per process, and batch normalisation takes its statistics per process.
 """
 
 from __future__ import annotations

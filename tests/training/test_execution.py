@@ -203,3 +203,13 @@ def test_pruned_networks_tuned_one_by_one_are_those_tuned_together(
         assert losses_again[name] == pytest.approx(losses[name], rel=1e-4)
         for key, tensor in plain[name].items():
             torch.testing.assert_close(again[name][key], tensor, rtol=0, atol=2e-4, msg=f"{name} {key}")
+
+
+def test_a_parameter_that_does_not_learn_stays_as_it_is(few_digits: Dataset, recorded: list[Replayed]) -> None:
+    model = network()
+    model.classifier.weight.requires_grad_(False)
+    assert not lowered(model).classifier.weight.requires_grad
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    train(model, few_digits, replace(RECIPE, epochs=1), seed=3, device=CPU, progress=False)
+    assert torch.equal(model.classifier.weight, before["classifier.weight"])
+    assert not torch.equal(model.classifier.bias, before["classifier.bias"])
