@@ -1,9 +1,11 @@
 """What a GPU makes of a training step, of the readouts and of the measurements: each way in turn, in one process.
 
-    python benchmarks/gpu_steps.py [--experiments cct,cct-h16,cct-h64] [--scale medium] [--steps 50] [--rounds 5] [--usual] [--record NAME]
+    python benchmarks/gpu_steps.py [--experiments cct,cct-h16,cct-h64] [--scale medium] [--steps 50] [--rounds 5] [--usual] [--brief]
+                                   [--record NAME]
 
 Images are random, so no data set is needed; every way is timed once in each round, warm-up apart. `first` are the seconds
-of the first step, compiling and recording included. With `--usual` the usual loop is timed as well, as the first way.
+of the first step, compiling and recording included. With `--usual` the usual loop is timed as well, as the first way. With
+`--brief` only the fastest way of the library is, nothing is measured of readouts and heads, and the kernels of a step are listed.
 """
 
 from __future__ import annotations
@@ -46,9 +48,16 @@ def random_images(count: int) -> Dataset:
 
 
 def timed(
-    experiment: Experiment, dataset: Dataset, device: torch.device, steps: int, *, recorded: bool, compiled: bool
+    experiment: Experiment,
+    dataset: Dataset,
+    device: torch.device,
+    steps: int,
+    *,
+    recorded: bool,
+    compiled: bool,
+    kernels: dict[str, float] | None = None,
 ) -> tuple[float, float]:
-    """Seconds of the first step, and images a second of those behind the warm-up."""
+    """Seconds of the first step, and images a second of those behind the warm-up; ``kernels`` is given the times of the kernels."""
     model = experiments.initial_model(experiment, dataset.num_classes)
     training = Training(model, dataset, replace(experiment.recipe, epochs=1000), 0, device, "", None)
     step = RecordedStep(training, capture=recorded)
@@ -65,7 +74,20 @@ def timed(
                 torch.cuda.synchronize()
                 started = time.perf_counter()
         torch.cuda.synchronize()
-    return first, steps * experiment.recipe.batch_size / (time.perf_counter() - started)
+        rate = steps * experiment.recipe.batch_size / (time.perf_counter() - started)
+        if kernels is not None:
+            kernels |= kernel_times(lambda: step(*batches[0]))
+    return first, rate
+
+
+def kernel_times(step: Callable[[], Any], steps: int = 5) -> dict[str, float]:
+    """Microseconds of a step that each kernel takes, by its name, the longest first."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        for _ in range(steps):
+            step()
+        torch.cuda.synchronize()
+    spent = {event.key[:120]: event.self_device_time_total / steps for event in profile.key_averages()}
+    return {name: round(time, 1) for name, time in sorted(spent.items(), key=lambda item: -item[1]) if time >= 5}
 
 
 def usual(experiment: Experiment, dataset: Dataset, device: torch.device) -> float:
@@ -123,20 +145,24 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50, help="steps timed (default: 50)")
     parser.add_argument("--rounds", type=int, default=5, help="(default: 5)")
     parser.add_argument("--usual", action="store_true", help="the usual loop too")
+    parser.add_argument("--brief", action="store_true", help="the fastest way alone, and the kernels of its step")
     parser.add_argument("--record", metavar="NAME", help="keep the numbers in data/records/benchmarks/NAME.json")
     options = parser.parse_args()
     device = machine.choose_device("cuda")
-    dataset, parts = random_images(8192), {}
+    dataset, parts, kernels = random_images(8192), {}, {}
+    ways = dict(list(WAYS.items())[-1:]) if options.brief else WAYS
     for name in options.experiments.split(","):
         experiment = experiments.get(name, options.scale, 0)
-        rows: dict[str, dict[str, Any]] = {way: {"first": [], "images_per_second": []} for way in WAYS}
+        rows: dict[str, dict[str, Any]] = {way: {"first": [], "images_per_second": []} for way in ways}
         if options.usual:
             rows = {"the usual loop": {"images_per_second": []}} | rows
+        listed: dict[str, float] | None = {} if options.brief else None
         for _ in range(options.rounds):
             if options.usual:
                 rows["the usual loop"]["images_per_second"].append(round(usual(experiment, dataset, device)))
-            for way, (recorded, compiled) in WAYS.items():
-                first, rate = timed(experiment, dataset, device, options.steps, recorded=recorded, compiled=compiled)
+            for way, (recorded, compiled) in ways.items():
+                todo = listed if listed == {} else None  # once
+                first, rate = timed(experiment, dataset, device, options.steps, recorded=recorded, compiled=compiled, kernels=todo)
                 rows[way]["first"].append(round(first, 2))
                 rows[way]["images_per_second"].append(round(rate))
         base = next(iter(rows.values()))["images_per_second"]
@@ -145,11 +171,15 @@ def main() -> None:
         parts[f"{name} {options.scale}"] = rows
         for way, row in rows.items():
             print(f"{name:16}{way:32}{statistics.median(row['images_per_second']):10,.0f} images/s{statistics.median(row['ratio']):7.2f}")
-    found = measuring(experiments.get("cct", options.scale, 0), dataset, device)
+        if listed:
+            kernels[f"{name} {options.scale}"] = listed
+            print("\n".join(f"{time:10.1f} us  {kernel}" for kernel, time in listed.items()))
+    found = {} if options.brief else measuring(experiments.get("cct", options.scale, 0), dataset, device)
     for what, value in found.items():
         print(f"{what:48}{value:8.2f}")
     if options.record:
-        keeping.keep(keeping.conditions(device) | {"parts": parts, "measuring": found}, options.record)
+        kept = {"parts": parts, "measuring": found, "kernels, microseconds of a step": kernels}
+        keeping.keep(keeping.conditions(device) | {name: part for name, part in kept.items() if part}, options.record)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ What `training.py` compares this project with. The network is the CCT of vit-pyt
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 
@@ -24,7 +25,7 @@ from snp_lib.models.cct import CCTConfig
 from snp_lib.training.optim import learning_rate
 from snp_lib.training.recipe import Recipe
 
-WORKERS = 2
+WORKERS = max(2, (os.cpu_count() or 2) - 2)
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):

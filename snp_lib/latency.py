@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -228,6 +228,18 @@ def count_macs(model: nn.Module, example: Example | None = None) -> int:
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
     return int(counter.get_total_flops()) // 2
+
+
+@contextmanager
+def compiled(models: Mapping[str, nn.Module]) -> Iterator[dict[str, nn.Module]]:
+    """The models compiled for the shape that they meet first.
+
+    Networks of one class share its forward pass, and torch goes back to the eager one, silently, once that has been
+    compiled some eight times: so the limit is raised, and reaching it is an error.
+    """
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(recompile_limit=8 + len(models), fail_on_recompile_limit_hit=True):
+        yield {name: cast(nn.Module, torch.compile(model, dynamic=False)) for name, model in models.items()}
 
 
 def _example(model: nn.Module) -> Example:

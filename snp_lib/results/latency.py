@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -153,7 +153,7 @@ class Comparison(Timing):
         models, device = {key: _network(runs) for key, runs in self.networks.items()}, choose_device(self.device)
         limit, timed = SECONDS[self.reference.experiment.scale], []
         for batch in self.batches:
-            with _compiled(models) if self.compiled else contextlib.nullcontext(models) as forms:
+            with latency.compiled(models) if self.compiled else contextlib.nullcontext(models) as forms:
                 timed.append(latency.compare(forms, batch, device, limit=limit).rows())
         arrays = {column: np.array([[row[column] for row in rows] for rows in timed]) for column in COLUMNS}
         return arrays | {"threads": np.array([torch.get_num_threads()])}
@@ -197,18 +197,6 @@ def latencies(comparison: Comparison) -> pd.DataFrame:
         for n, key in enumerate(comparison.networks):
             rows.append({"network": key, "batch": batch} | {column: arrays[column][b, n] for column in COLUMNS})
     return pd.DataFrame(rows).assign(threads=int(arrays["threads"][0]))
-
-
-@contextlib.contextmanager
-def _compiled(models: Mapping[str, nn.Module]) -> Iterator[dict[str, nn.Module]]:
-    """The models compiled for the shape that they meet first.
-
-    Networks of one class share its forward pass, and torch goes back to the eager one, silently, once that has been
-    compiled some eight times: so the limit is raised, and reaching it is an error.
-    """
-    torch._dynamo.reset()
-    with torch._dynamo.config.patch(recompile_limit=8 + len(models), fail_on_recompile_limit_hit=True):
-        yield {key: cast(nn.Module, torch.compile(model, dynamic=False)) for key, model in models.items()}
 
 
 def _network(runs: Sequence[Run]) -> nn.Module:

@@ -27,7 +27,7 @@ from snp_lib.results.committee import (
     gain_of_labels,
     half_against_whole,
 )
-from snp_lib.results.latency import Comparison, _compiled, latencies
+from snp_lib.results.latency import Comparison, latencies
 from snp_lib.store import Run, StoreError
 
 
@@ -210,7 +210,7 @@ def test_a_dozen_networks_of_one_class_are_all_compiled(monkeypatch: pytest.Monk
     networks = {str(width): Layer(width) for width in range(1, 13)}
     plain = torch.compile
     monkeypatch.setattr(torch, "compile", lambda model, **options: plain(model, backend=count, **options))  # needs no compiler
-    with _compiled(networks) as forms:
+    with latency.compiled(networks) as forms:
         for _ in range(2):
             for name, form in forms.items():
                 x = torch.randn(3, 4)
