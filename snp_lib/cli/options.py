@@ -127,7 +127,7 @@ TIME_LIMIT = option("--time-limit", type=duration, default=math.inf, metavar="TI
 THETA = option("--theta", type=theta, help="threshold in [0, 1) (default: that of the released code of paper C, 0.3)")
 UNIT = option("--unit", choices=("node", "head"), default="node", help="nodes of every site, or heads of the mha sites")
 WHAT = option("--what", type=measurements, metavar="WHAT", help="make these and keep them with the run, such as stages,ablation or all")
-SET = option("set", type=set_name, metavar="SET", help="cct, variants, elsewhere or curve")
+SET = option("set", type=set_name, metavar="SET", help="cct, variants, elsewhere, orders or curve")
 BUDGET = option("--budget", type=duration, default=math.inf, metavar="TIME", help="for all, such as 9m; what is whole then is kept")
 BATCHES = option("--batch", type=batches, default=[1, 128], metavar="SIZES", help="inputs of a pass, such as 1,128 (default: 1,128)")
 COMPILED_TOO = option("--compile", action="store_true", help="also as torch.compile makes it, against the network as it is")

@@ -22,7 +22,7 @@ def get(name: str, scale: Scale, seed: int) -> Experiment:
     """
     if name not in CATALOGUE and scale in SCALES:
         base = paper_a.cct(scale, seed)
-        if (other := paper_b.variant(base, name) or paper_a.longer(base, name)) is not None:
+        if (other := paper_b.variant(base, name) or paper_a.longer(base, name) or paper_a.reordered(base, name)) is not None:
             return other
     if name not in CATALOGUE:
         raise ValueError(f"unknown experiment {name!r}; there are {', '.join(CATALOGUE)}")
@@ -48,11 +48,13 @@ SETS: dict[str, tuple[tuple[str, int], ...]] = {
         *((name, seed) for seed in SEEDS for name in paper_b.variants() if name not in _VARIANTS),
     ),
     "elsewhere": tuple((name, seed) for seed in SEEDS for name in ("vit", "resnet", "cct-prenorm", "flowers")),
+    "orders": (("cct-o1", 0), ("cct-o0", 1)),
     "curve": tuple((f"cct-e{epochs}", seed) for epochs in (30, 100, 20, 150) for seed in SEEDS),
 }
 """Experiments and seeds worth recording together, the most valuable first; those that a scale does not have are left out there.
 
-``curve`` is the accuracy of ``cct`` against the time of its training."""
+``orders`` completes the 2 × 2 of the seed that initialises ``cct`` and the seed of its order, ``curve`` is its accuracy against the
+time of its training."""
 
 BY_DATASET = {"cifar100": "cct", "flowers102": "flowers", "flowers102-trainval": "flowers-trainval"}
 """The experiment that a chapter about compact transformers shows for a data set."""

@@ -38,12 +38,14 @@ class Experiment:
     readout: ReadoutRecipe
     snapshots: tuple[int, ...] | None = None  # finished epochs after which the weights are kept, 0: before training
     lean: bool | None = None  # keep what the matrices on the test split need: no logits, no class means of the training split
+    order_seed: int | None = None  # of the order, the augmentation and the dropout of the training; None: the seed, which initialises
 
     def __post_init__(self) -> None:
         if self.scale not in SCALES:
             raise ValueError(f"unknown scale {self.scale!r}; there are {', '.join(SCALES)}")
-        if not isinstance(self.seed, int) or self.seed < 0:
-            raise ValueError(f"seed must be a non-negative integer, got {self.seed!r}")
+        for name, value in {"seed": self.seed, "order_seed": 0 if self.order_seed is None else self.order_seed}.items():
+            if not isinstance(value, int) or value < 0:
+                raise ValueError(f"{name} must be a non-negative integer, got {value!r}")
         if self.snapshots is not None and not all(0 <= e < self.recipe.epochs for e in self.snapshots):
             raise ValueError(f"snapshots must lie in [0, {self.recipe.epochs}), got {self.snapshots}")
         if self.readout.pooling == "flat":

@@ -72,6 +72,18 @@ def longer(base: Experiment, name: str) -> Experiment | None:
     return base.vary(name, recipe=recipe, readout=readout, snapshots=None, lean=True)
 
 
+def reordered(base: Experiment, name: str) -> Experiment | None:
+    """The same network trained in the order of another seed, such as ``cct-o1``; None for another name.
+
+    Its seed still initialises it: two runs of one seed begin as the same network and see other batches, two runs of one
+    order begin as other networks and see the same. Its heads alone are read.
+    """
+    found = re.fullmatch(rf"{base.name}-o(0|[1-9]\d*)", name)
+    if found is None:
+        return None
+    return base.vary(name, order_seed=int(found[1]), readout=replace(base.readout, kinds=("mha",)), snapshots=None)
+
+
 def flowers(scale: Scale, seed: int) -> Experiment:
     """The same measurements on the 1,020 official training photographs of Flowers-102, at 128 pixels.
 

@@ -131,7 +131,7 @@ def make(
         model,
         dataset,
         experiment.recipe,
-        seed=experiment.seed,
+        seed=experiment.seed if experiment.order_seed is None else experiment.order_seed,
         device=device,
         fingerprint=f"{experiment.training_hash} {experiment.snapshots}",  # a resumed training must have kept them
         checkpoint=checkpoint,

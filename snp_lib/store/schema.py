@@ -109,7 +109,7 @@ RUN = record(
     {
         "format": LINE,
         "digest": SHA256,
-        "experiment": record(_EXPERIMENT, dataset_size=integer(1), snapshots=each(integer(0)), lean=BOOLEAN),
+        "experiment": record(_EXPERIMENT, dataset_size=integer(1), snapshots=each(integer(0)), lean=BOOLEAN, order_seed=integer(0)),
         "model": OBJECT,  # compared with the catalogue too
         "hash": HASH,
         "training_hash": HASH,

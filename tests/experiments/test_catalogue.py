@@ -95,6 +95,19 @@ def test_networks_by_their_number_of_heads(scale: Any) -> None:
         experiments.with_heads(5, scale, 0, wide=True)
 
 
+def test_an_order_of_another_seed_changes_the_order_alone() -> None:
+    base, other = get("cct", "small", 0), get("cct-o1", "small", 0)
+    assert (base.order_seed, other.order_seed, other.seed) == (None, 1, 0)
+    heads = replace(base, readout=other.readout, snapshots=None)
+    assert replace(other, name="cct", order_seed=None) == heads
+    assert len({base.training_hash, other.training_hash, get("cct-o2", "small", 0).training_hash}) == 3
+    assert "order_seed" not in base.describe()
+    with pytest.raises(ValueError, match="order_seed must be a non-negative integer, got -1"):
+        replace(base, order_seed=-1)
+    with pytest.raises(ValueError, match="unknown experiment 'cct-o01'"):
+        get("cct-o01", "small", 0)
+
+
 def test_seeds_from_text() -> None:
     assert parse_seeds("0, 1,12") == [0, 1, 12]
     for wrong in ("", "0,", "1,1", "-1", "a", "0;1", "1.5"):
