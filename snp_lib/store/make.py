@@ -21,7 +21,7 @@ from snp_lib.experiments import Experiment
 from snp_lib.experiments.experiment import initial_model
 from snp_lib.machine import choose_device, code_version, device_name, measuring_batch, runs_dir, uses_bfloat16
 from snp_lib.performance.readout import Measurement, Readout, ReadoutRecipe, measure, train_readouts
-from snp_lib.store import weights
+from snp_lib.store import answers, weights
 from snp_lib.store.disk import StoreError, locked, replace_folder, sha256, write_durably
 from snp_lib.store.manifest import FORMAT, files_of, model_of, parse_manifest, seal, snapshot_name
 from snp_lib.store.runs import Run, find
@@ -189,7 +189,7 @@ def _measure(model: Any, experiment: Experiment, dataset: Dataset, folder: Path,
     readouts, measured = read_out(model, experiment, dataset, splits, deadline=deadline, progress=progress)
     arrays: dict[str, np.ndarray] = {}
     if not experiment.lean:
-        arrays |= {"logits": measured["test"].logits.half().numpy(), "labels": dataset.test.labels.numpy().astype(np.uint8)}
+        arrays |= {"logits": answers.rounded(measured["test"].logits.numpy()), "labels": dataset.test.labels.numpy().astype(np.uint8)}
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for site, readout in readouts.items():
         arrays[f"weight/{site}"] = readout.linear.weight.detach().half().cpu().numpy()

@@ -18,14 +18,13 @@ import numpy as np
 from snp_lib import experiments
 from snp_lib.experiments import Experiment
 from snp_lib.models import configuration
+from snp_lib.store import answers
 from snp_lib.store.disk import OutdatedError, StoreError
 from snp_lib.store.schema import RUN, Check
 
 FORMAT = "snp-run-1"
 
 FILES = ("arrays.npz", "weights.safetensors")  # of every run; a record comes without the weights
-
-ROUNDED = 2e-3  # of the test accuracy, or three images of a small split: logits in half precision may tie
 
 ARRAYS_LIMIT = 200_000_000  # bytes the arrays of a run or of a measurement may take unpacked
 
@@ -202,12 +201,12 @@ def load_arrays(source: Path | BytesIO, manifest: dict[str, Any]) -> dict[str, n
     classes, lean = len(manifest["class_names"]), manifest["experiment"].get("lean")
     kinds = ("weight", "means_test") if lean else ("weight", "means_train", "means_test")
     shapes: dict[str, tuple[int, ...]] = {f"{kind}/{site}": (classes, n) for site, n in manifest["sites"].items() for kind in kinds}
-    answers = () if lean else ("logits", "labels")
+    of_images = () if lean else ("logits", "labels")
     try:
         arrays = read_arrays(source)
-        if odd := sorted({*shapes, *answers} ^ arrays.keys()):
+        if odd := sorted({*shapes, *of_images} ^ arrays.keys()):
             raise ValueError(f"missing or unexpected: {', '.join(map(repr, odd[:3]))}")
-        if answers:
+        if of_images:
             shapes["labels"] = arrays["labels"].shape[:1]
             shapes["logits"] = (*shapes["labels"], classes)
         for name, array in arrays.items():
@@ -216,8 +215,8 @@ def load_arrays(source: Path | BytesIO, manifest: dict[str, Any]) -> dict[str, n
                 raise ValueError(f"{name!r} is {array.dtype}{list(array.shape)}; expected {np.dtype(dtype)}{list(shapes[name])}")
             if not np.isfinite(array).all():
                 raise ValueError(f"{name!r} holds numbers that are not finite")
-        if answers:
-            _check_answers(arrays["logits"], arrays["labels"], manifest["metrics"]["test_accuracy"])
+        if of_images:
+            answers.check(arrays["logits"], arrays["labels"], manifest["metrics"]["test_accuracy"])
     except ValueError as error:
         raise ValueError(f"arrays.npz does not hold the arrays of this run: {error}") from error
     return arrays
@@ -240,15 +239,6 @@ def read_arrays(source: Path | BytesIO) -> dict[str, np.ndarray]:
             return dict(file)
     except Exception as error:  # zipfile and numpy meet damage with a dozen kinds of error
         raise ValueError(str(error)) from error
-
-
-def _check_answers(logits: np.ndarray, labels: np.ndarray, said: float) -> None:
-    classes = logits.shape[1]
-    if labels.max() >= classes:
-        raise ValueError(f"'labels' holds {labels.max()}; there are {classes} classes")
-    measured = (logits.argmax(1) == labels).mean()
-    if abs(measured - said) > max(ROUNDED, 3.5 / len(labels)):
-        raise ValueError(f"its logits have a test accuracy of {measured:.4f}, its manifest says {said:.4f}")
 
 
 def differences(stored: Any, wanted: Any, path: str = "") -> list[str]:
