@@ -128,15 +128,15 @@ def record_id(runs: Sequence[Run]) -> str:
 
 
 def provenance(runs: Sequence[Run]) -> str:
-    """The line under every figure, one for each experiment: its name, scale, data, n, seeds, device and record hashes.
+    """The line under every figure, one for each experiment and scale: name, scale, data, n, seeds, device and record hashes.
 
     Where the seeds come from several devices, each is named with its own.
     """
-    families: dict[str, list[Run]] = {}
+    families: dict[tuple[str, str], list[Run]] = {}
     for run in {run.experiment.id: run for run in runs}.values():  # one that is there twice is named once
-        families.setdefault(run.experiment.name, []).append(run)
+        families.setdefault((run.experiment.name, run.experiment.scale), []).append(run)
     lines = []
-    for name, family in families.items():
+    for (name, scale), family in families.items():
         first, seeds = family[0], _seeds(family)
         made_on: dict[str, list[Run]] = {}
         for run in family:
@@ -144,7 +144,7 @@ def provenance(runs: Sequence[Run]) -> str:
         several = len(made_on) > 1
         devices = ", ".join(f"{device} ({_seeds(of)})" if several else device for device, of in made_on.items())
         lines.append(
-            f"{name} · {first.experiment.scale} · {first.experiment.dataset} · n = {len(family)} "
+            f"{name} · {scale} · {first.experiment.dataset} · n = {len(family)} "
             f"(seeds {seeds}) · {devices} · record {record_id(family)}"
         )
     return "\n".join(lines)

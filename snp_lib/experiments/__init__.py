@@ -17,4 +17,9 @@ from snp_lib.experiments.experiment import (
     digest as digest,
     initial_model as initial_model,
 )
-from snp_lib.experiments.paper_b import convolutions_first as convolutions_first, head_counts as head_counts, with_heads as with_heads
+from snp_lib.experiments.paper_b import (
+    convolutions_first as convolutions_first,
+    head_counts as head_counts,
+    in_place as in_place,
+    with_heads as with_heads,
+)

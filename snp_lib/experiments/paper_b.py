@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -143,8 +143,21 @@ def _in_words(front: str) -> str:
     options = _front(front)
     if not options:
         return "nothing"
-    shortcut = " with a shortcut" if "front_shortcut" in options else ""
-    return f"{options['front_layers']} × {options['front']} convolution{shortcut}"
+    residual = ", residual" if "front_shortcut" in options else ""
+    return f"{options['front_layers']} × {options['front']} convolution{residual}"
+
+
+def in_place(names: Iterable[str]) -> dict[str, str]:
+    """What stands in the place of the first encoders, in words: name such as ``cct-k1-full1`` → ``1 × full convolution``.
+
+    Networks that lack another number of encoders than one say so; one that lacks none is ``all encoders``.
+    """
+    words = {}
+    for name in names:
+        parts = re.fullmatch(r".+?-k(\d+)(-.+)?", name)
+        many = f" for {parts[1]} encoders" if parts and parts[1] != "1" else ""
+        words[name] = f"{_in_words(parts[2] or '')}{many}" if parts else "all encoders"
+    return words
 
 
 def _counts(table: dict[Scale, tuple[int, ...]]) -> list[int]:

@@ -16,7 +16,7 @@ def choose(families: Mapping[str, Sequence[Run]], table: pd.DataFrame) -> widget
 
     Args:
         families: network → its runs.
-        table: accuracy and latency of the same networks, see :func:`snp_lib.results.families.accuracy_and_latency`.
+        table: accuracy and latency of the same networks, see :func:`snp_lib.results.fronts.accuracy_and_latency`.
 
     Returns:
         A widget; display it as the last expression of a cell.

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int, Num
-from scipy.stats import rankdata, t as student_t
+from scipy.integrate import quad
+from scipy.stats import norm, rankdata, t as student_t
 
 ROUNDING = 1e-9  # a shuffle this close to the observed value equals it: sums in another order differ in the last digits
 
@@ -132,3 +133,16 @@ def half_width(values: Sequence[float]) -> float:
     if n < 2:
         return math.inf
     return float(student_t.ppf(0.975, n - 1)) * statistics.stdev(values) / math.sqrt(n)
+
+
+def expected_range(count: int) -> float:
+    """The mean of the largest minus the smallest of so many independent standard normal numbers, 0 of one.
+
+    The integral over x of 1 − Φ(x)ⁿ − (1 − Φ(x))ⁿ (Tippett 1925).
+
+    Raises:
+        ValueError: fewer than one.
+    """
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
+    return float(quad(lambda x: 1 - norm.cdf(x) ** count - norm.sf(x) ** count, -math.inf, math.inf)[0])

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from snp_lib.plots.style import COLORS, CONTROL, LINE, NAMES, legend, panels
+from snp_lib.plots.style import COLORS, CONTROL, LINE, NAMES, distinct, legend, panels
 
 STYLES = ("o-", "s--", "^:")
 CONTROL_STYLE = "s:"
@@ -167,4 +168,48 @@ def correlations(table: pd.DataFrame) -> Figure:
         axis.plot(place, rows.correlation, "o", color=COLORS["mha"], ms=5)
     axis.axhline(0, color=CONTROL, lw=0.8, ls=":")
     axis.set(xlabel="encoder", ylabel="rank correlation", xticks=sorted(table.block.unique()))
+    return figure
+
+
+def dots(
+    table: pd.DataFrame,
+    x: str,
+    y: str,
+    *,
+    xlabel: str,
+    by: str | None = None,
+    colors: Mapping[Any, str] | None = None,
+    low: str = "",
+    high: str = "",
+    at: float | None = None,
+    band: tuple[float, float] | None = None,
+) -> Figure:
+    """One line of dots for each value of ``y``, in their order from above: a dot a row, a larger one at the mean of several.
+
+    Args:
+        x: column of numbers along the axis.
+        by: column whose values lie under each other within a line, each in its colour.
+        colors: value of ``by`` → colour, also the order; None: those of :func:`snp_lib.plots.style.distinct`.
+        low, high: columns with the ends of a bar across.
+        at: a dotted line down, such as the value that means no difference.
+        band: ends of a grey band down, within which differences do not matter.
+    """
+    names, groups = list(dict.fromkeys(table[y])), _values(table, by)
+    chosen = dict(colors or dict(zip(groups, distinct([str(group) for group in groups]).values(), strict=True)))
+    figure, axis = plt.subplots(figsize=(5.6, 0.9 + 0.34 * len(names) * max(1, 0.6 * len(groups))), layout="constrained")
+    if band is not None:
+        axis.axvspan(*band, color=CONTROL, alpha=0.15, lw=0)
+    if at is not None:
+        axis.axvline(at, color=CONTROL, lw=0.8, ls=":")
+    for line, name in enumerate(names):
+        for step, group in enumerate(groups):
+            rows, color = _rows(table, {y: name, by: group}), chosen[group]
+            height = line + (step - (len(groups) - 1) / 2) * 0.8 / len(groups)
+            if low and len(rows):
+                axis.plot([rows[low].min(), rows[high].max()], [height] * 2, "-", color=color, lw=1.2)
+            axis.plot(rows[x], [height] * len(rows), "o", color=color, ms=4 if len(rows) > 1 else 6, alpha=0.55 if len(rows) > 1 else 1)
+            if len(rows) > 1:
+                axis.plot([rows[x].mean()], [height], "o", color=color, ms=7)
+    axis.set(xlabel=xlabel, yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
+    legend(figure, [(str(group), chosen[group], "o") for group in groups] if by else [])
     return figure

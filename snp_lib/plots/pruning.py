@@ -100,30 +100,6 @@ def latency(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def frontier(table: pd.DataFrame, *, colors: dict[str, str]) -> Figure:
-    """One panel per batch size: test accuracy (mean ± one standard deviation) against latency, 1 for the reference.
-
-    The line joins the networks that none beats in both; bars across are the 5th to 95th percentile over rounds of timing.
-
-    Args:
-        table: as :func:`snp_lib.results.families.accuracy_and_latency` returns it.
-        colors: network → its colour.
-    """
-    batches = sorted(table.batch.unique())
-    figure, axes = panels(len(batches))
-    for axis, batch in zip(axes, batches, strict=True):
-        here = table[table.batch == batch].sort_values("ratio")
-        best = here[here.on_frontier]
-        axis.plot(best.ratio, 100 * best.accuracy, "-", color=CONTROL, lw=1, zorder=1)
-        for _, row in here.iterrows():
-            across = [[row.ratio - row.ratio_low], [row.ratio_high - row.ratio]]
-            up = 0 if pd.isna(row.sd) else 100 * row.sd
-            axis.errorbar([row.ratio], [100 * row.accuracy], up, across, fmt="o", color=colors[row.network], ms=5, lw=1.2)
-        axis.set(xlabel="latency, all encoders = 1", ylabel="test accuracy (%)", title=_at_a_time(batch))
-    legend(figure, [(name, color, "o") for name, color in colors.items()])
-    return figure
-
-
 def _bars(axis: Axes, rows: pd.DataFrame, x: str, y: str, color: str, style: str = "o-") -> None:
     """A line through the means of each θ, with bars of one standard deviation."""
     mean, sd = rows.groupby("theta")[[x, y]].mean(), rows.groupby("theta")[y].std(ddof=1).fillna(0)

@@ -108,10 +108,18 @@ def ways_of_looking(runs: Sequence[Run], *, kinds: Sequence[str], theta: float =
 
 def real_over_dealt(runs: Sequence[Run], *, ones: int) -> pd.DataFrame:
     """SNR of the heads of the last block over that of heads dealt anew, all with so many ones: columns seed, ratio."""
-    curves = operating_curves(runs, kinds=(HEADS, DEALT), ends=True, counts=(ones,))
-    last = curves[(curves.network == "trained") & (curves.block == curves.block.max())]
-    snr = last.pivot(index="seed", columns="kind", values="snr")
-    return pd.DataFrame({"seed": snr.index, "ratio": (snr[HEADS] / snr[DEALT]).to_numpy()})
+    rows = []
+    for run in runs:
+        site = run.sites_of("mha")[-1]
+        units = (run.matrices(site, unit="head"), _dealt(run, run.matrices(site)))
+        real, anew = (operating_curve(each, [ones])[0] for each in units)
+        rows.append({"seed": run.experiment.seed, "ratio": float(real / anew)})
+    return pd.DataFrame(rows)
+
+
+def _dealt(run: Run, nodes: Matrices) -> Matrices:
+    """The nodes of a site in as many sums as the run has heads, dealt by its seed."""
+    return dealt(nodes, run.num_heads, seed=(run.experiment.seed, 1))
 
 
 def _sites(run: Run, kinds: Sequence[str], *, ends: bool) -> Iterator[tuple[str, str, int, Matrices]]:
@@ -125,5 +133,4 @@ def _sites(run: Run, kinds: Sequence[str], *, ends: bool) -> Iterator[tuple[str,
             if f"weight/{site}" in arrays:
                 found["untrained"] = np.asarray(matrices_at(arrays, site, run.num_heads if unit == "head" else run.sites[site]))
             for state, matrices in found.items():
-                units = dealt(matrices, run.num_heads, seed=(run.experiment.seed, 1)) if kind == DEALT else matrices
-                yield state, kind, split_site(site)[0], units
+                yield state, kind, split_site(site)[0], _dealt(run, matrices) if kind == DEALT else matrices

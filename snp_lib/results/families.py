@@ -10,8 +10,10 @@ import pandas as pd
 
 from snp_lib.experiments import CATALOGUE, Scale, get, parse_seeds, with_heads
 from snp_lib.performance import THETA, summarize
+from snp_lib.performance.statistics import expected_range
 from snp_lib.results import run_all
-from snp_lib.results.sites import site_statistics, snr_rise, training_history
+from snp_lib.results.equal_density import ones_for, real_over_dealt
+from snp_lib.results.sites import site_statistics, snr_rise
 from snp_lib.results.stages import statistics_at_stages
 from snp_lib.store import Run
 
@@ -119,7 +121,8 @@ def heads_at_the_end(families: Families, *, theta: float = THETA, deals: int = 2
 
     Returns:
         Test accuracy in percent; labels, unit_clusters, heads per label, share, noise_share and snr of a head; snr of heads
-        dealt anew; rise, the SNR of the last over the first encoder, and the same before training.
+        dealt anew; rise, the SNR of the last over the first encoder, and the same before training; and the SNR of heads over
+        that of dealt ones with as many ones, 1,000 for a hundred labels.
     """
     columns = ["labels", "unit_clusters", "signal", "share", "noise_share", "snr"]
 
@@ -130,6 +133,8 @@ def heads_at_the_end(families: Families, *, theta: float = THETA, deals: int = 2
     summary = last(table).assign(**{"snr of dealt nodes": last(dealt).snr})
     rises = {"rise": snr_rise(table), "rise untrained": rise_before_training(families, theta=theta)}
     summary = summary.assign(**{name: frame.groupby("heads").rise.mean() for name, frame in rises.items()})
+    equal = {count: real_over_dealt(runs, ones=ones_for(len(runs[0].class_names))[-2]).ratio.mean() for count, runs in families.items()}
+    summary["over dealt, equal ones"] = pd.Series(equal)
     summary.insert(0, "test accuracy (%)", mean_accuracy(families, "heads"))
     return summary.rename(columns={"signal": "heads per label"})
 
@@ -159,6 +164,22 @@ def test_accuracy(runs: Sequence[Run]) -> pd.DataFrame:
 def accuracy_by_seed(families: Families, by: str = "network") -> pd.DataFrame:
     """Test accuracy, a row for each seed and a column for each family."""
     return side_by_side(families, test_accuracy, by).pivot(index="seed", columns=by, values="accuracy")
+
+
+def range_beyond_noise(by_seed: pd.DataFrame) -> list[float]:
+    """For each seed, the largest minus the smallest accuracy of its networks, less the range that equal networks would have.
+
+    What equal networks show is the expected range of as many normal numbers with the standard deviation of the residuals of
+    accuracy = seed + network + residual; of one seed, or one network, there are no residuals and nothing is taken off.
+
+    Args:
+        by_seed: of :func:`accuracy_by_seed`, without gaps.
+    """
+    seeds, networks = by_seed.shape
+    residuals = by_seed.sub(by_seed.mean(axis=1), axis=0) - by_seed.mean() + by_seed.to_numpy().mean()
+    freedom = (seeds - 1) * (networks - 1)
+    noise = float(np.sqrt((residuals.to_numpy() ** 2).sum() / freedom)) if freedom else 0.0
+    return ((by_seed.max(axis=1) - by_seed.min(axis=1)) - noise * expected_range(networks)).tolist()
 
 
 def mean_accuracy(families: Families, by: str) -> pd.Series:
@@ -208,91 +229,3 @@ def rises_compared(rises: Mapping[Any, pd.DataFrame]) -> pd.DataFrame:
     side = pd.DataFrame(side.groupby(["network", "kind", "trained"], sort=False).rise.agg(["mean", "std"]).unstack("trained"))
     names = {False: "untrained", True: "trained"}
     return side.swaplevel(axis=1).rename(columns=names).sort_index(axis=1, ascending=[False, True])
-
-
-def accuracy_and_latency(families: Mapping[str, Sequence[Run]], times: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy against latency: one row per network and batch size.
-
-    Args:
-        families: network → its runs, one a seed.
-        times: latencies of the same networks, see :func:`snp_lib.results.latency.latencies`.
-
-    Returns:
-        Columns network, batch; accuracy (mean over seeds), sd (n − 1) and n; ratio, ratio_low, ratio_high and macs of the
-        latencies; on_frontier, whether no other network of the batch is faster and at least as accurate on average.
-    """
-    reached = side_by_side(families, test_accuracy, "network").groupby("network").accuracy.agg(accuracy="mean", sd="std", n="size")
-    table = times[["network", "batch", "ratio", "ratio_low", "ratio_high", "macs", "parameters"]].merge(reached, on="network")
-
-    def stands(row: pd.Series) -> bool:
-        return not ((table.batch == row.batch) & (table.ratio < row.ratio) & (table.accuracy >= row.accuracy)).any()
-
-    return table.assign(on_frontier=[stands(row) for _, row in table.iterrows()])
-
-
-def ratios_in_words(families: Mapping[str, Sequence[Run]], times: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Latency ratios beside accuracy and multiply-accumulates: a row for each network, a column for each form and batch size.
-
-    Args:
-        times: form, such as ``eager`` → latencies of these networks.
-    """
-    forms = pd.concat([table.assign(form=form) for form, table in times.items()])
-    words = {name: mean_sd(100 * test_accuracy(runs).accuracy) for name, runs in families.items()}
-    macs = next(iter(times.values())).drop_duplicates("network").set_index("network").macs  # as the network is, not compiled
-    forms = forms.assign(**{"accuracy (%)": forms.network.map(words), "MACs (million)": (forms.network.map(macs) / 1e6).round(1)})
-    return forms.pivot(index=["network", "accuracy (%)", "MACs (million)"], columns=["form", "batch"], values="ratio")
-
-
-def fastest_as_good(
-    reached: pd.DataFrame, times: pd.DataFrame, names: Sequence[str], *, reference: str, slack: float = 0.005
-) -> list[float]:
-    """For each seed, the latency over the reference's of the fastest network that is as accurate as the reference, but for ``slack``.
-
-    Args:
-        reached: of :func:`accuracy_by_seed`.
-        times: latencies; those of the largest batch count.
-        names: the rivals; where none is as good, the reference itself is the fastest.
-    """
-    ratio = times[times.batch == times.batch.max()].set_index("network").ratio
-    equal = reached[[reference, *names]].ge(reached[reference] - slack, axis=0)
-    return [float(ratio[equal.columns[row]].min()) for row in equal.to_numpy()]
-
-
-def mean_gain(reached: pd.DataFrame, pairs: Mapping[str, str]) -> list[float]:
-    """For each seed, the accuracy of the keys minus that of their controls, mean over the pairs."""
-    return (sum(reached[name] - reached[control] for name, control in pairs.items()) / len(pairs)).tolist()  # type: ignore[union-attr]
-
-
-def gains_in_words(reached: pd.DataFrame, rivals: Mapping[str, Mapping[str, str]]) -> pd.DataFrame:
-    """Accuracy of each network and what it gains over its rivals at equal seed, in percentage points: mean ± sd in words.
-
-    Args:
-        rivals: network → name of a column → the rival.
-    """
-    percent = 100 * reached
-    columns = {
-        name: {"accuracy (%)": percent[name]} | {what: percent[name] - percent[rival] for what, rival in others.items()}
-        for name, others in rivals.items()
-    }
-    return pd.DataFrame({name: {column: mean_sd(values) for column, values in row.items()} for name, row in columns.items()}).T
-
-
-def by_place(families: Families, *, kinds: Sequence[str], theta: float = THETA) -> pd.DataFrame:
-    """SNR of nodes by the place of their encoder in the deepest of the networks, counted from the end: a column for each kind of site.
-
-    Returns:
-        Columns network, seed, place and the kinds.
-    """
-    table = side_by_side(families, site_statistics, "network", kinds=kinds, thetas=[theta])
-    depths = {name: runs[0].depth for name, runs in families.items()}
-    table["place"] = table.block + max(depths.values()) - table.network.map(depths)
-    return table.pivot(index=["network", "seed", "place"], columns="kind", values="snr").reset_index()
-
-
-def learned_and_sharpened(families: Families, *, kinds: Sequence[str], theta: float = THETA) -> pd.DataFrame:
-    """Accuracy on test and training images, in percent, and the rise of the SNR at each kind of site: a row for each network."""
-    history = side_by_side(families, training_history, "network").pivot(index="epoch", columns="network", values="train_accuracy")
-    sharp = snr_rise(side_by_side(families, site_statistics, "network", kinds=kinds, thetas=[theta]))
-    table = (100 * history.loc[[1, history.index.max()]].T).add_prefix("training (%), epoch ")
-    table.insert(0, "test (%)", mean_accuracy(families, "network"))
-    return table.join(sharp.pivot(index="network", columns="kind", values="rise").add_prefix("rise of SNR, "))

@@ -206,6 +206,13 @@ def test_provenance_has_a_line_for_each_experiment() -> None:
     assert len(lines) == 2
 
 
+def test_provenance_has_a_line_for_each_scale() -> None:
+    small, medium = runs(0, 1), [replace(run, experiment=replace(run.experiment, scale="medium")) for run in runs(0)]
+    lines = provenance([*small, *medium]).splitlines()
+    assert lines == [provenance(small), provenance(medium)]
+    assert " · medium · " in lines[1]
+
+
 def test_provenance_gives_each_seed_its_device() -> None:
     first, *others = runs(0, 1, 2)
     there = [replace(run, manifest=run.manifest | {"device": "a GPU"}) for run in others]

@@ -120,7 +120,14 @@ FIGURES: dict[str, tuple[Callable[..., Figure], tuple[Any, ...], dict[str, Any],
         ["weights kept (no dense product reaches it)", "one product per block", "dead units removed", "dense"],
     ),
     "times": (plots.latency, (TIMES,), {}, [3, 3], ["dense again", "one product per block", "dead units removed"]),
-    "networks": (plots.frontier, (NETWORKS,), {"colors": {"all": "red", "fast": "blue"}}, [3, 3], ["all", "fast"]),
+    "ranges": (
+        plots.dots,
+        (NETWORKS, "ratio", "network"),
+        {"xlabel": "x", "by": "batch", "low": "ratio_low", "high": "ratio_high"},
+        [8],
+        ["1", "128"],
+    ),
+    "seeds": (plots.dots, (HEADS, "snr", "heads"), {"xlabel": "x", "at": 1.0, "band": (0.9, 1.1)}, [1 + 3 * 2], []),
     "one unit": (plots.matrix_triptych, (MATRIX, MATRIX > 1, [[0, 1], [3]]), {}, [0, 0, 0], []),
     "masks": (plots.masks, ({"a": MATRIX > 0, "b": MATRIX > 1},), {}, [0, 0], []),
 }
@@ -151,6 +158,20 @@ def test_a_line_is_the_mean_over_seeds_in_the_colour_of_its_kind() -> None:
     for line, kind in zip(axis.lines[4:], KINDS, strict=True):  # the control is grey, its dots say of what
         np.testing.assert_allclose(np.asarray(line.get_ydata()), UNTRAINED[UNTRAINED.kind == kind].groupby("block").snr.mean())
         assert (to_hex(line.get_color()), to_hex(line.get_markerfacecolor())) == (CONTROL, plots.COLORS[kind])
+
+
+def test_dots_lie_in_the_line_of_their_name_with_the_mean_of_several_and_the_bar_of_one() -> None:
+    axis = plots.dots(HEADS, "snr", "heads", xlabel="x").axes[0]
+    for line, (count, group) in enumerate(HEADS.groupby("heads", sort=False)):
+        singles, mean = axis.lines[2 * line : 2 * line + 2]
+        np.testing.assert_allclose(np.asarray(singles.get_xdata()), group.snr)
+        np.testing.assert_allclose(np.asarray(mean.get_xdata()), [group.snr.mean()])
+        assert set(singles.get_ydata()) == set(mean.get_ydata()) == {line}  # type: ignore[arg-type]
+        assert axis.get_yticklabels()[line].get_text() == str(count)
+    assert axis.yaxis_inverted()
+    alone = NETWORKS[NETWORKS.batch == 1]
+    bar, dot = plots.dots(alone, "ratio", "network", xlabel="x", low="ratio_low", high="ratio_high").axes[0].lines[:2]
+    assert (list(bar.get_xdata()), list(dot.get_xdata())) == ([0.9, 1.1], [1.0])  # type: ignore[arg-type]
 
 
 def test_shades_go_from_light_to_dark_in_the_colour_of_the_panel() -> None:
