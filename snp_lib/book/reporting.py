@@ -9,13 +9,16 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from snp_lib.book.claims import Verdict, load_claims
 from snp_lib.experiments import SCALES
 from snp_lib.machine import records_dir
 from snp_lib.store import Run
 from snp_lib.store.disk import locked
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class ReportError(AssertionError):
@@ -144,18 +147,23 @@ def provenance(runs: Sequence[Run]) -> str:
         several = len(made_on) > 1
         devices = ", ".join(f"{device} ({_seeds(of)})" if several else device for device, of in made_on.items())
         lines.append(
-            f"{name} · {scale} · {first.experiment.dataset} · n = {len(family)} "
-            f"(seeds {seeds}) · {devices} · record {record_id(family)}"
+            f"{name} · {scale} · {first.experiment.dataset} · n = {len(family)} (seeds {seeds}) · {devices} · record {record_id(family)}"
         )
     return "\n".join(lines)
 
 
-def show(figure: object, runs: Sequence[Run]) -> None:
-    """Show a figure with the line under it that says from which runs it is, see :func:`provenance`."""
+def show(figure: Figure, runs: Sequence[Run]) -> None:
+    """Show a figure with the lines under it that say from which runs it is, see :func:`provenance`, and what it draws.
+
+    The last is its :func:`snp_lib.plots.fingerprint.fingerprint`: nbval compares text and no pictures, and so finds a
+    stored picture that is no longer what its cell draws.
+    """
     import matplotlib.pyplot as plt  # only where figures are drawn
 
+    from snp_lib.plots.fingerprint import fingerprint
+
     plt.show()
-    print(provenance(runs))
+    print(f"{provenance(runs)} · drawn {fingerprint(figure)}")
 
 
 def _seeds(runs: Sequence[Run]) -> str:
