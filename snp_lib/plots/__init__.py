@@ -3,9 +3,9 @@
 from snp_lib.plots.claims import ladder as ladder, verdict_table as verdict_table
 from snp_lib.plots.curves import (
     correlations as correlations,
+    cumulative as cumulative,
     curves as curves,
     dots as dots,
-    histograms as histograms,
     scatter as scatter,
 )
 from snp_lib.plots.matrices import claim_maps as claim_maps, matrix_pixels as matrix_pixels, matrix_triptych as matrix_triptych

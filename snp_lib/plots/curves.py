@@ -38,6 +38,7 @@ def curves(
     log: bool = False,
     columns: int = 2,
     zero: bool = True,
+    steep: Sequence[str] = (),
 ) -> Figure:
     """Lines against ``x``: mean over the rows of equal ``x``, band ± one standard deviation.
 
@@ -55,6 +56,7 @@ def curves(
         log: ``x`` doubles from tick to tick.
         columns: of the legend.
         zero: let the axis of ``ys`` begin at zero.
+        steep: columns among ``ys`` on a logarithmic axis.
     """
     values = list(colors) if isinstance(colors, Mapping) else _values(table, by)
     shown, looks = _values(table, panel), dict(zip(_values(table, styles), STYLES, strict=False))
@@ -76,8 +78,11 @@ def curves(
             axis.set_title(NAMES.get(where, str(where)) if len(ys) == 1 else str(where) if axis in axes[: len(shown)] else "")
             if len(ys) > 1:  # a grid: what is common stands at its edges
                 axis.label_outer()
-    for axis in axes if zero else ():  # once all lines are drawn: a limit set earlier would hold for those that share the axis
-        axis.set_ylim(bottom=0)
+    for axis, (column, _) in zip(axes, product(ys, shown), strict=True):  # once all lines are drawn: shared axes share limits
+        if column in steep:
+            axis.set_yscale("log")
+        elif zero:
+            axis.set_ylim(bottom=0)
     common = _colors(values, colors if panel is None or isinstance(colors, Mapping) else "black", None)
     named = {value: names.format(value) if isinstance(names, str) else (names or NAMES).get(value, str(value)) for value in values}
     entries = [(named[value], color, STYLES[0]) for value, color in common.items() if by or names]
@@ -134,16 +139,14 @@ def _ticks(axis: Axes, x: pd.Series, *, log: bool) -> None:
         axis.minorticks_off()
 
 
-def histograms(values: dict[str, dict[str, np.ndarray]], *, colors: dict[str, str]) -> Figure:
-    """One panel per quantity: shares of units (or clusters) against whole numbers, one outline per group."""
+def cumulative(values: dict[str, dict[str, np.ndarray]], *, colors: dict[str, str]) -> Figure:
+    """One panel per quantity: which share of the units (or clusters) has at most so much, one line per group."""
     figure, axes = panels(len(values))
     for axis, (quantity, groups) in zip(axes, values.items(), strict=True):
-        top = max(int(v.max(initial=0)) for v in groups.values())
-        width = max(1, -(-(top + 1) // 60))
-        bins = np.arange(-0.5, top + width + 0.5, width).tolist()
         for group, v in groups.items():
-            sns.histplot(x=v, bins=bins, ax=axis, stat="percent", element="step", fill=False, color=colors[group])
-        axis.set(xlabel=quantity, ylabel="share (%)")
+            if len(v):
+                axis.ecdf(v, color=colors[group], lw=LINE["lw"])
+        axis.set(xlabel=quantity, ylabel="share with at most so many", ylim=(0, 1.02))
     legend(figure, [(group, color, "-") for group, color in colors.items()])
     return figure
 

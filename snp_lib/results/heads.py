@@ -13,7 +13,7 @@ import pandas as pd
 from snp_lib.analysis.ablation import HeadAblation, Replacement, Variants, ablate_heads, kept_heads
 from snp_lib.models.sites import split_site
 from snp_lib.performance import THETA, summarize
-from snp_lib.performance.heads import agreement, claims, experts, modus_vivendi, symmetry_breaking
+from snp_lib.performance.heads import agreement, claims, experts, modus_vivendi, shuffled_claims, symmetry_breaking
 from snp_lib.performance.statistics import claims_explain
 from snp_lib.results.setting import Measurement, Setting, heads_needed
 from snp_lib.results.stages import Stage, diagonal_sets_at, stages
@@ -205,6 +205,11 @@ def ablated_accuracy(runs: Sequence[Run], ablations: Sequence[HeadAblation]) -> 
 
 
 def claim_maps(run: Run, *, theta: float = THETA) -> dict[str, np.ndarray]:
-    """Claims of heads on labels, encoder by encoder: ``encoder N`` → how many nodes of each head recognise each label."""
+    """Claims of heads on labels, encoder by encoder: ``encoder N`` → how many nodes of each head recognise each label.
+
+    The last entry, ``shuffled``, is the last encoder with its nodes dealt anew to the heads, by the seed of the run.
+    """
     sites = {f"encoder {split_site(site)[0]}": site for site in run.sites_of("mha")}
-    return {encoder: claims(run.matrices(site), run.num_heads, theta) for encoder, site in sites.items()}
+    maps = {encoder: claims(run.matrices(site), run.num_heads, theta) for encoder, site in sites.items()}
+    last, anew = run.matrices(run.sites_of("mha")[-1]), {"permutations": 1, "seed": run.experiment.seed}
+    return maps | {"shuffled": shuffled_claims(last, run.num_heads, threshold=theta, **anew)[0]}

@@ -105,10 +105,10 @@ FIGURES: dict[str, tuple[Callable[..., Figure], tuple[Any, ...], dict[str, Any],
     "dots": (plots.scatter, (HEADS, "snr", "accuracy"), {"xlabel": "x", "ylabel": "y"}, [2], []),
     "intervals": (plots.correlations, (TRAINED[TRAINED.kind == "ff"].assign(correlation=0.3),), {}, [2 + 1], []),
     "distributions": (
-        plots.histograms,
+        plots.cumulative,
         ({"labels": {"a": np.array([1, 2, 2]), "b": np.array([], dtype=int)}, "noise": {"a": np.array([3]), "b": np.array([70])}},),
         {"colors": {"a": "red", "b": "blue"}},
-        [1, 2],
+        [1, 2],  # none of an empty group
         ["a", "b"],
     ),
     "arms": (plots.pareto, (ARMS, {"snr": "before", "accuracy": "after"}), {}, [3, 3], ["intact", "ANDC", "ANDC mask shuffled"]),
@@ -172,6 +172,19 @@ def test_dots_lie_in_the_line_of_their_name_with_the_mean_of_several_and_the_bar
     alone = NETWORKS[NETWORKS.batch == 1]
     bar, dot = plots.dots(alone, "ratio", "network", xlabel="x", low="ratio_low", high="ratio_high").axes[0].lines[:2]
     assert (list(bar.get_xdata()), list(dot.get_xdata())) == ([0.9, 1.1], [1.0])  # type: ignore[arg-type]
+
+
+def test_a_cumulative_line_is_the_share_with_at_most_so_many() -> None:
+    values = np.array([1, 2, 2, 5])
+    (line,) = plots.cumulative({"labels": {"a": values}}, colors={"a": "red"}).axes[0].lines
+    steps = dict(zip(np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist(), strict=True))
+    assert {x: steps[x] for x in (1, 2, 5)} == pytest.approx({x: (values <= x).mean() for x in (1, 2, 5)})
+
+
+def test_a_steep_column_has_a_logarithmic_axis_and_the_others_begin_at_zero() -> None:
+    steep, plain = plots.curves(TRAINED, "block", {"snr": "y", "accuracy": "z"}, by="kind", steep=["snr"]).axes
+    assert (steep.get_yscale(), plain.get_yscale()) == ("log", "linear")
+    assert steep.get_ylim()[0] > 0 == plain.get_ylim()[0]
 
 
 def test_shades_go_from_light_to_dark_in_the_colour_of_the_panel() -> None:

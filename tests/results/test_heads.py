@@ -84,5 +84,7 @@ def test_benchmarks_are_read_as_medians_over_rounds() -> None:
 
 def test_claims_are_named_by_their_encoder(smoke_run: Run) -> None:
     maps = claim_maps(smoke_run, theta=0.4)
-    assert list(maps) == ["encoder 1", "encoder 2", "encoder 3"]
+    assert list(maps) == ["encoder 1", "encoder 2", "encoder 3", "shuffled"]
+    assert maps["shuffled"].sum(axis=0).tolist() == maps["encoder 3"].sum(axis=0).tolist()  # the same nodes, other heads
+    assert (maps["shuffled"] != maps["encoder 3"]).any()
     np.testing.assert_array_equal(maps["encoder 2"], claims(smoke_run.matrices("block2.mha"), HEADS, 0.4))
