@@ -206,6 +206,11 @@ def test_provenance_has_a_line_for_each_experiment() -> None:
     assert len(lines) == 2
 
 
+def test_provenance_keeps_scales_apart() -> None:
+    lines = provenance([*runs(0, 1), *runs(0, scale="paper")]).splitlines()
+    assert [line.split(" (")[0] for line in lines] == ["cct · small · cifar100 · n = 2", "cct · paper · cifar100 · n = 1"]
+
+
 def test_provenance_gives_each_seed_its_device() -> None:
     first, *others = runs(0, 1, 2)
     there = [replace(run, manifest=run.manifest | {"device": "a GPU"}) for run in others]
