@@ -128,21 +128,18 @@ def right(members: Members, rule: Rule | None = "mean logit") -> Bool[np.ndarray
     return found
 
 
-def disagreement(logits: Float[np.ndarray, "member image label"]) -> float:
+def disagreement(answers: Int[np.ndarray, "member image"]) -> float:
     """Share of images on which two members decide differently, mean over pairs; NaN for a single member."""
-    _check(logits)
-    pairs = [np.mean(a != b) for a, b in combinations(logits.argmax(axis=-1), 2)]
+    pairs = [np.mean(a != b) for a, b in combinations(answers, 2)]
     return float(np.mean(pairs)) if pairs else float("nan")
 
 
-def error_correlation(logits: Float[np.ndarray, "member image label"], labels: Int[np.ndarray, " image"]) -> float:
+def error_correlation(wrong: Bool[np.ndarray, "member image"]) -> float:
     """Correlation of two members' errors over images (0 right, 1 wrong; the phi coefficient), mean over pairs.
 
     NaN for a single member, or where one is right, or wrong, everywhere.
     """
-    _check(logits)
-    wrong = (logits.argmax(axis=-1) != labels).astype(np.float64)
-    if len(wrong) < 2 or (wrong.std(axis=1) == 0).any():
+    if len(wrong) < 2 or (wrong == wrong[:, :1]).all(axis=1).any():
         return float("nan")
     return float(np.corrcoef(wrong)[np.triu_indices(len(wrong), 1)].mean())
 

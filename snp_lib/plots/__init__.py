@@ -1,12 +1,12 @@
 """Figures. Everything here draws what it is given and computes nothing but axes."""
 
 from snp_lib.plots.claims import ladder as ladder, verdict_table as verdict_table
+from snp_lib.plots.committee import cost as cost, gains as gains
 from snp_lib.plots.curves import (
     correlations as correlations,
     cumulative as cumulative,
     curves as curves,
     dots as dots,
-    scatter as scatter,
 )
 from snp_lib.plots.matrices import claim_maps as claim_maps, matrix_pixels as matrix_pixels, matrix_triptych as matrix_triptych
 from snp_lib.plots.pruning import latency as latency, masks as masks, pareto as pareto, removal as removal

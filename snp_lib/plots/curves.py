@@ -151,15 +151,6 @@ def cumulative(values: dict[str, dict[str, np.ndarray]], *, colors: dict[str, st
     return figure
 
 
-def scatter(table: pd.DataFrame, x: str, y: str, *, xlabel: str, ylabel: str) -> Figure:
-    """One dot per row; dotted the value of no effect, zero."""
-    figure, (axis,) = panels(1)
-    axis.plot(table[x], table[y], "o", color=COLORS["mha"], ms=5, alpha=0.6)
-    axis.axhline(0, color=CONTROL, lw=0.8, ls=":")
-    axis.set(xlabel=xlabel, ylabel=ylabel)
-    return figure
-
-
 def correlations(table: pd.DataFrame) -> Figure:
     """Rank correlations with their 95 % intervals, one point per seed, side by side at each encoder."""
     figure, (axis,) = panels(1)

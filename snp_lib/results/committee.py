@@ -1,25 +1,30 @@
-"""Soft committees: several networks decide together, and what that brings (paper B, abstract; the rules are defined here).
+"""Soft committees: who sits in them, what they reach, hold and cost (paper B, abstract; the rules are defined here).
 
 Members are runs that were tested on the same images. Nothing here trains anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
-from typing import Any
+from math import comb
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
 from snp_lib import experiments
 from snp_lib.analysis import committee
 from snp_lib.analysis.committee import RULES, Members, Rule
-from snp_lib.experiments import Experiment, Scale
+from snp_lib.analysis.crossed import answers_together
+from snp_lib.experiments import Experiment, Scale, initial_model
+from snp_lib.experiments.paper_b import heads_changed
+from snp_lib.latency import count_macs
 from snp_lib.performance import THETA, summarize
-from snp_lib.store import Run
+from snp_lib.performance.statistics import p_value, shuffled_orders
+from snp_lib.store import Run, find
 
 
 def gather(runs: Sequence[Run]) -> Members:
@@ -36,186 +41,228 @@ def gather(runs: Sequence[Run]) -> Members:
             raise ValueError(f"{run.experiment.id} and {first.experiment.id} know different labels: they cannot decide together")
         if run.manifest["data_checksum"] != first.manifest["data_checksum"] or not np.array_equal(run.labels, first.labels):
             raise ValueError(f"{run.experiment.id} and {first.experiment.id} were tested on different images")
-    logits = np.stack([run.logits for run in runs]).astype(np.float64)
+    logits = np.stack([run.logits for run in runs]).astype(np.float32)  # sums of them are exact: they are multiples of 1/32
     return Members(logits, np.asarray(first.labels, dtype=np.int64), tuple(run.experiment.id for run in runs))
 
 
-Pools = Mapping[str, Sequence[Sequence[Run]]]
-"""Kind of committee → pools of runs; the members of a committee come from one pool."""
-
-OTHER_HEADS, MIXED, OTHER_FRONTS, OTHER_SEEDS = (
-    f"compact transformers, other {what}" for what in ("heads", "heads and seeds", "convolutions first", "seeds")
+TRANSFORMERS, FRONTS, OTHER_FRONTS, HALF, PATCHES, CONVOLUTIONAL, ORDERS = (
+    "compact transformers",
+    "first encoder gone or a full convolution",
+    "narrow or separable convolutions first",
+    "compact transformers of half the width",
+    "plain vision transformers",
+    "residual networks",
+    "initialisation and order apart",
 )
-HALF = "compact transformers, half the width"
-PATCHES, CONVOLUTIONAL = "plain ViTs, other seeds", "residual networks, other seeds"
 
 
-def members(
-    scale: Scale, counts: Sequence[int], *, seeds: Sequence[int], head_seeds: Sequence[int], half_seeds: Sequence[int]
-) -> dict[str, list[list[Experiment]]]:
-    """The experiments of chapter B2: kind of committee → pools of its members.
+def members(scale: Scale, counts: Iterable[int], *, seeds: Sequence[int], half_seeds: Sequence[int]) -> dict[str, list[Experiment]]:
+    """The experiments of chapter B2: family of networks → its members.
 
     Args:
-        counts: numbers of heads that sit together, one pool a seed of ``head_seeds``.
-        seeds: of the networks that were trained again and, one pool each, of those with convolutions first.
-        half_seeds: of the networks of half the width.
+        counts: numbers of heads of the compact transformers.
+        seeds: of all but the networks of half the width.
     """
 
-    def again(name: str) -> list[list[Experiment]]:
-        return [[experiments.get(name, scale, seed) for seed in seeds]]
+    def at_seeds(*names: str) -> list[Experiment]:
+        return [experiments.get(name, scale, seed) for name in names for seed in seeds]
 
+    fronts = experiments.convolutions_first()
     return {
-        OTHER_HEADS: [[experiments.with_heads(count, scale, seed) for count in counts] for seed in head_seeds],
-        OTHER_FRONTS: [[experiments.get(name, scale, seed) for name in experiments.convolutions_first()] for seed in seeds],
-        OTHER_SEEDS: again("cct"),
-        HALF: [[experiments.with_heads(2, scale, seed, wide=True) for seed in half_seeds]],
-        PATCHES: again("vit"),
-        CONVOLUTIONAL: again("resnet"),
+        TRANSFORMERS: [experiments.with_heads(count, scale, seed) for count in counts for seed in seeds],
+        FRONTS: at_seeds("cct", "cct-k1", "cct-k1-full1"),
+        OTHER_FRONTS: at_seeds(*(front for front in fronts if front != "cct-k1-full1")),
+        HALF: [heads_changed(experiments.get("cct", scale, seed), 2, wide=True) for seed in half_seeds],
+        PATCHES: at_seeds("vit"),
+        CONVOLUTIONAL: at_seeds("resnet"),
     }
 
 
-def with_mixed(pools: Mapping[str, list[list[Run]]]) -> dict[str, list[list[Run]]]:
-    """The same with the committees behind the first that differ in heads and seeds, see :func:`diagonals`; none where there is one seed."""
-    mixed = diagonals(pools[OTHER_HEADS])
-    return {OTHER_HEADS: pools[OTHER_HEADS]} | ({MIXED: mixed} if mixed else {}) | dict(pools)
+def reordered(scale: Scale) -> list[Experiment]:
+    """The 2 × 2 of initialisation and order: networks of four heads whose two seeds are 0 or 1, each with each."""
+    return [experiments.get(name, scale, seed) for name, seed in (("cct", 0), ("cct", 1), ("cct-o1", 0), ("cct-o0", 1))]
 
 
-def committees(pools: Pools, *, rules: Sequence[Rule] = RULES) -> pd.DataFrame:
-    """Every committee that the pools can form: one row per kind, pool, members and rule.
+def recorded(chosen: Mapping[str, Iterable[Experiment]]) -> tuple[dict[str, list[Run]], list[str]]:
+    """The runs that there are of these experiments, and the ids of those that are missing; none is trained."""
+    found = {experiment.id: find(experiment) for family in chosen.values() for experiment in family}
+    runs = {name: [run for each in family if (run := found[each.id]) is not None] for name, family in chosen.items()}
+    return {name: family for name, family in runs.items() if family}, [name for name, run in found.items() if run is None]
+
+
+def families_beside(scale: Scale | Literal[""]) -> dict[str, list[Run]]:
+    """The families of :func:`members` at a scale with the runs that there are; none where no compact transformer is, or for no scale."""
+    if not scale:
+        return {}
+    families, _ = recorded(members(scale, experiments.head_counts(scale), seeds=experiments.parse_seeds("0,1,2"), half_seeds=()))
+    return families if TRANSFORMERS in families else {}
+
+
+def committees(pools: Mapping[str, Sequence[Sequence[Run]]], *, rules: Sequence[Rule] = RULES) -> pd.DataFrame:
+    """Every committee that pools of runs can form, by every rule: one row per kind, pool, members and rule.
+
+    Args:
+        pools: kind → pools of runs; the members of a committee come from one pool.
 
     Returns:
-        Columns kind, pool (its number), size, members (their names), rule; accuracy, mean and best (of the members alone) in
-        [0, 1]; gain and gain_best, accuracy minus these two; disagreement and error_correlation of the members, see
-        :mod:`snp_lib.analysis.committee`; confidence, what it holds of its answers on average, and ece, its expected calibration error.
+        Columns kind, pool (its number), size, members (their names), rule; accuracy, mean and best (of the members alone) in [0, 1];
+        gain and gain_best, accuracy minus these two; confidence, what it holds of its answers on average, and ece, its expected
+        calibration error.
     """
     rows: list[dict[str, Any]] = []
-    for kind, of in pools.items():
-        for p, runs in enumerate(of):
+    for kind, several in pools.items():
+        for p, runs in enumerate(several):
             whole = gather(runs)
             for size in range(1, len(runs) + 1):
                 for drawn in committee.draws(whole, size):
-                    members: dict[str, Any] = {"kind": kind, "pool": p, "size": size} | _of_members(drawn)
-                    rows += [members | _decided(drawn, rule, members["mean"], members["best"]) for rule in rules]
+                    alone = committee.right(drawn, None).mean(axis=1)
+                    row = {"kind": kind, "pool": p, "size": size, "members": ", ".join(drawn.names)}
+                    row |= {"mean": alone.mean(), "best": alone.max()}
+                    rows += [row | _decided(drawn, rule, alone) for rule in rules]
     return pd.DataFrame(rows)
 
 
-def diagonals(pools: Sequence[Sequence[Run]]) -> list[list[Run]]:
-    """New pools that take each member from another pool, at another place: as many as there are pools, none of a single one.
-
-    Args:
-        pools: of one size each, such as networks of different heads, one pool a seed.
-
-    Returns:
-        Pool r takes the members at places spread evenly over the pools' own, the i-th of them from pool i + r (cyclic).
-    """
-    count = len(pools)
-    if count < 2:
-        return []
-    places = np.unique(np.linspace(0, len(pools[0]) - 1, count).round().astype(int)).tolist()
-    return [[pools[(i + r) % count][place] for i, place in enumerate(places)] for r in range(count)]
-
-
-def by_size(table: pd.DataFrame, columns: Sequence[str], digits: int) -> pd.DataFrame:
-    """Means over all committees of a kind and size, in percent: a column for each of ``columns`` and each rule.
-
-    Args:
-        table: of :func:`committees`.
-    """
-    means = table.groupby(["kind", "size", "rule"], sort=False)[list(columns)].mean()
-    return pd.DataFrame((100 * means).round(digits).unstack("rule"))
-
-
-def claimed_gains(table: pd.DataFrame) -> dict[str, list[float]]:
-    """What is claimed of committees by mean logit: end of the claim's name → values; without those of other seeds where there is one.
-
-    - committee-gain: accuracy of the largest committee of other heads minus that of its best member, one value a seed.
-    - committee-heads: gain over the members' mean in committees of two, other heads (one value a seed) minus other seeds.
-    - committee-cnn: the same, other seeds of compact transformers minus other seeds of residual networks, one value a committee.
-    - committee-cnn-none: accuracy of two residual networks minus that of their better one, one value a committee.
-
-    Args:
-        table: of :func:`committees`.
-    """
-    soft = table[table.rule == "mean logit"]
-    heads, pairs = soft[soft.kind == OTHER_HEADS], soft[soft["size"] == 2]
-    largest = heads[heads["size"] == heads["size"].max()].sort_values("pool")
-    found = {"committee-gain": largest.gain_best.tolist()}
-    seeds, filters = (pairs[pairs.kind == kind] for kind in (OTHER_SEEDS, CONVOLUTIONAL))
-    if len(seeds) and len(filters):
-        of_heads = pairs[pairs.kind == OTHER_HEADS].groupby("pool").gain.mean()
-        found["committee-heads"] = (of_heads - seeds.gain.mean()).tolist()
-        found["committee-cnn"] = (seeds.gain.to_numpy() - filters.gain.to_numpy()).tolist()
-        found["committee-cnn-none"] = filters.gain_best.tolist()
-    return found
-
-
-def half_against_whole(table: pd.DataFrame, whole: Sequence[Run]) -> tuple[list[float], str]:
-    """The committee of all networks of half the width against each one of full width, and in words against its own members.
-
-    Returns:
-        Accuracy of the committee minus that of each of ``whole``; how accurate its members are, and they together.
-    """
-    half = table[(table.rule == "mean logit") & (table.kind == HALF)]
-    count = half["size"].max()
-    together = half[half["size"] == count].accuracy.item()
-    alone = half[half["size"] == 1].accuracy.mean()
-    words = f"one of half the width {100 * alone:.1f} %, {count} together {100 * together:.1f} %"
-    return [together - run.metrics["test_accuracy"] for run in whole], words
-
-
-def _of_members(members: Members) -> dict[str, Any]:
-    alone = committee.right(members, None).mean(axis=1)
-    return {
-        "members": ", ".join(members.names),
-        "mean": alone.mean(),
-        "best": alone.max(),
-        "disagreement": committee.disagreement(members.logits),
-        "error_correlation": committee.error_correlation(members.logits, members.labels),
-    }
-
-
-def _decided(members: Members, rule: Rule, mean: float, best: float) -> dict[str, Any]:
+def _decided(members: Members, rule: Rule, alone: Float[np.ndarray, " member"]) -> dict[str, Any]:
     decided, held = (make(members.logits, rule, members.held) for make in (committee.decide, committee.probabilities))
     together = float((decided == members.labels).mean())
     return {
         "rule": rule,
         "accuracy": together,
-        "gain": together - mean,
-        "gain_best": together - best,
+        "gain": together - alone.mean(),
+        "gain_best": together - alone.max(),
         "confidence": held.max(axis=-1).mean(),
         "ece": committee.calibration_error(held, members.labels, decided=decided),
     }
 
 
-def gain_of_labels(runs: Sequence[Run], *, rule: Rule = "mean logit", theta: float = THETA) -> pd.DataFrame:
-    """What each label gains by the committee of all these runs, and how differently their heads place it (defined here).
+def rules_and_confidence(table: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy by each rule, and confidence and calibration error by mean logit, in percent: means over committees of a kind and size.
 
-    The company of a label in a network are the other labels, each weighted by the heads that recognise both, over all
-    encoders. Two networks place a label alike if its companies correlate.
+    Args:
+        table: of :func:`committees`.
+    """
+    means = 100 * table.groupby(["kind", "size", "rule"], sort=False)[["accuracy", "confidence", "ece"]].mean()
+    soft = pd.DataFrame(means.xs("mean logit", level="rule"))[["confidence", "ece"]].rename(columns={"ece": "calibration error"})
+    by_rule: pd.DataFrame = means.accuracy.unstack("rule")
+    return by_rule.join(soft)
+
+
+def gains_over_best(table: pd.DataFrame, kind: str) -> list[float]:
+    """Accuracy of the largest committee of each pool of a kind, by mean logit, minus that of its best member, of :func:`committees`."""
+    rows = table[(table.rule == "mean logit") & (table.kind == kind)]
+    return [float(gain) for gain in rows[rows["size"] == rows["size"].max()].sort_values("pool").gain_best]
+
+
+def accuracy_and_cost(families: Mapping[str, Sequence[Run]], *, most: int = 20) -> pd.DataFrame:
+    """Accuracy of committees by mean logit against what all members multiply: one row per family and size.
+
+    Args:
+        most: committees of a size; where more can be formed, as many are drawn at random, always the same.
 
     Returns:
-        Columns label (its name), alone (members' mean accuracy), together, gain, and apart, one minus Pearson's correlation
-        of the label's company in two members, mean over pairs (NaN where no head of a member recognises it).
+        Columns family, size, committees (how many), macs (of all members together for one image, mean), accuracy (mean, in [0, 1])
+        and sd over committees, which share members.
     """
-    members = gather(runs)
-    alone, together = committee.right(members, None).mean(axis=0), committee.right(members, rule)[0]
-    companies = [_companies(run, theta) for run in runs]
     rows = []
-    for label, name in enumerate(runs[0].class_names):
-        of = members.labels == label
-        others = np.arange(len(runs[0].class_names)) != label
-        pairs = [_correlation(a[label, others], b[label, others]) for a, b in combinations(companies, 2)]
-        row = {"label": name, "alone": alone[of].mean(), "together": together[of].mean()}
-        rows.append(row | {"gain": together[of].mean() - alone[of].mean(), "apart": 1 - np.mean(pairs)})
+    for name, runs in families.items():
+        whole, cost = gather(runs), np.array([macs_of(run.experiment, len(run.class_names)) for run in runs])
+        for size in sorted({*range(1, min(5, len(runs)) + 1), *range(10, len(runs), 5), len(runs)}):
+            if comb(len(runs), size) <= most:
+                chosen = np.array(list(combinations(range(len(runs)), size)))
+            else:
+                chosen = np.random.default_rng(0).permuted(np.tile(np.arange(len(runs)), (most, 1)), axis=1)[:, :size]
+            reached = (answers_together(whole.logits, chosen) == whole.labels).mean(axis=1)
+            row = {"family": name, "size": size, "committees": len(chosen), "macs": cost[chosen].sum(axis=1).mean()}
+            rows.append(row | {"accuracy": reached.mean(), "sd": reached.std(ddof=1) if len(reached) > 1 else np.nan})
     return pd.DataFrame(rows)
 
 
-def gain_and_distance(table: pd.DataFrame) -> float:
-    """Rank correlation over labels of what they gain with how far apart their heads place them, of :func:`gain_of_labels`."""
-    return float(spearmanr(table.gain, table.apart, nan_policy="omit").statistic)
+def single_networks(families: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
+    """Every network by itself, means over seeds: columns family (the first that has it), network, macs (for one image), seeds, accuracy."""
+    rows = [
+        {"family": name, "network": run.experiment.name, "accuracy": run.metrics["test_accuracy"]}
+        | {"macs": macs_of(run.experiment, len(run.class_names)), "seed": run.experiment.seed}
+        for name, runs in families.items()
+        for run in runs
+    ]
+    grouped = pd.DataFrame(rows).groupby(["family", "network", "macs"], sort=False)
+    return grouped.agg(seeds=("seed", "size"), accuracy=("accuracy", "mean")).reset_index().drop_duplicates(["network", "macs"])
 
 
-def _companies(run: Run, theta: float) -> Float[np.ndarray, "label label"]:
+def macs_of(experiment: Experiment, labels: int) -> int:
+    """Multiply-accumulates of an experiment's network for one image."""
+    return count_macs(initial_model(experiment, labels))
+
+
+def rivals(scale: Scale, labels: int, *, multiples: Sequence[int] = (2, 3, 4, 5)) -> pd.DataFrame:
+    """Wider networks that cost about as much as a committee of so many of ``cct``: heads as wide as its own, and more of them.
+
+    Returns:
+        Columns members (of the committee), rival (its experiment), cost (over that of one ``cct``), recorded (its seeds, of 0, 1 and 2).
+    """
+    base = experiments.get("cct", scale, 0)
+    one, wider = macs_of(base, labels), [heads_changed(base, count, wide=True) for count in range(2, 12)]
+    costs = np.array([macs_of(each, labels) for each in wider]) / one
+    rows = []
+    for members in multiples:
+        nearest = int(np.abs(np.log(costs / members)).argmin())
+        there = sum(find(wider[nearest].vary(wider[nearest].name, seed=seed)) is not None for seed in (0, 1, 2))
+        rows.append({"members": members, "rival": wider[nearest].name, "cost": costs[nearest], "recorded": there})
+    return pd.DataFrame(rows)
+
+
+def half_against_whole(half: Sequence[Run], whole: Sequence[Run]) -> tuple[list[float], str]:
+    """The committee of all networks of half the width against each one of full width, and in words against its own members.
+
+    Returns:
+        Accuracy of the committee minus that of each of ``whole``; how accurate its members are, and they together.
+    """
+    drawn = gather(half)
+    together, alone = (float(committee.right(drawn, rule).mean()) for rule in ("mean logit", None))
+    words = f"one of half the width {100 * alone:.1f} %, {len(half)} together {100 * together:.1f} %"
+    return [together - run.metrics["test_accuracy"] for run in whole], words
+
+
+def gain_of_labels(runs: Sequence[Run], *, rule: Rule = "mean logit", theta: float = THETA) -> pd.DataFrame:
+    """What each label gains by the committee of all these runs, and how differently their heads place it (defined here).
+
+    The co-recognition profile of a label in a network is, for each other label, the share of the heads of all encoders that
+    recognise both. Two networks place a label alike if its profiles correlate.
+
+    Returns:
+        Columns label (its name), alone (members' mean accuracy), together, gain, and apart, one minus Pearson's correlation
+        of the label's profiles in two members, mean over pairs (NaN where no head of a member recognises it).
+    """
+    members = gather(runs)
+    alone, together = committee.right(members, None).mean(axis=0), committee.right(members, rule)[0]
+    profiles = [_profiles(run, theta) for run in runs]
+    rows = []
+    for label, name in enumerate(runs[0].class_names):
+        shown = members.labels == label
+        others = np.arange(len(runs[0].class_names)) != label
+        pairs = [_correlation(a[label, others], b[label, others]) for a, b in combinations(profiles, 2)]
+        row = {"label": name, "alone": alone[shown].mean(), "together": together[shown].mean()}
+        rows.append(row | {"gain": together[shown].mean() - alone[shown].mean(), "apart": 1 - np.mean(pairs)})
+    return pd.DataFrame(rows)
+
+
+def gain_and_distance(table: pd.DataFrame, *, permutations: int = 2000) -> dict[str, float]:
+    """Rank correlation over labels of what they gain with how far apart their heads place them, of :func:`gain_of_labels`.
+
+    Returns:
+        correlation; the 95 % range of its permutation null, null_low and null_high, in which labels change their distances; p, one-sided.
+    """
+    known = table.dropna(subset="apart")
+    gain, apart = known.gain.to_numpy(), known.apart.to_numpy()
+    orders = shuffled_orders(len(known), permutations, np.random.default_rng(0))
+    x, y = (rankdata(side) - (len(known) + 1) / 2 for side in (gain, apart))
+    scale = np.sqrt((x @ x) * (y @ y))
+    observed, null = float(x @ y / scale), y[orders] @ x / scale
+    low, high = np.quantile(null, (0.025, 0.975))
+    return {"correlation": observed, "null_low": float(low), "null_high": float(high), "p": float(p_value(null, observed))}
+
+
+def _profiles(run: Run, theta: float) -> Float[np.ndarray, "label label"]:
     """Share of the heads of a network that recognise both of two labels."""
     sites = run.sites_of("mha")
     sets = np.concatenate([summarize(run.matrices(site, unit="head"), theta).diagonal for site in sites]).astype(np.float64)

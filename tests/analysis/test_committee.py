@@ -105,14 +105,15 @@ def test_every_committee_of_a_size() -> None:
 
 
 def test_disagreement_and_correlation_by_hand() -> None:
-    logits = np.log(BELIEFS)
+    answers = BELIEFS.argmax(axis=-1)
+    wrong = answers != LABELS
     # decisions: a 0 0 1 0, b 1 1 2 1, c 2 0 1 1: a and b differ on 4, a and c on 2, b and c on 3 of 4
-    assert committee.disagreement(logits) == pytest.approx((4 + 2 + 3) / 12)
+    assert committee.disagreement(answers) == pytest.approx((4 + 2 + 3) / 12)
     # errors of a: 1 0 0 0, of c: 0 0 0 1: both have mean 1/4 and variance 3/16, covariance −1/16
-    assert committee.error_correlation(logits[[0, 2]], LABELS) == pytest.approx(-1 / 3)
-    assert math.isnan(committee.error_correlation(logits, LABELS))  # b is wrong everywhere
-    assert math.isnan(committee.disagreement(logits[:1]))
-    assert math.isnan(committee.error_correlation(logits[:1], LABELS))
+    assert committee.error_correlation(wrong[[0, 2]]) == pytest.approx(-1 / 3)
+    assert math.isnan(committee.error_correlation(wrong))  # b is wrong everywhere
+    assert math.isnan(committee.disagreement(answers[:1]))
+    assert math.isnan(committee.error_correlation(wrong[:1]))
 
 
 def test_calibration_error_by_hand() -> None:

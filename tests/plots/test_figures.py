@@ -36,6 +36,12 @@ ARMS = rows(arm=["dense", "andc", "shuffled"], theta=[0.3, 0.5]).assign(density=
 TIMES = rows(batch=[1, 128], form=["dense", "blocks", "compact"], theta=[0.3, 0.5]).assign(ratio=1.0)
 NETWORKS = rows(batch=[1, 128], network=["all", "fast"]).query("seed == 0")
 NETWORKS = NETWORKS.assign(ratio=1.0, ratio_low=0.9, ratio_high=1.1, sd=np.nan, on_frontier=True)
+GAINS = pd.DataFrame(
+    {"cell": ["other heads", "other heads", "same heads"], "scale": ["small", "medium", "medium"], "gain": [2.0, 1.0, 3.0]}
+)
+GAINS = GAINS.assign(low=[1.5, 0.5, np.nan], high=[2.5, 1.5, np.nan], seeds_low=[1.0, np.nan, np.nan], seeds_high=[3.0, np.nan, np.nan])
+COSTS = pd.DataFrame({"family": "a", "size": [1, 2, 7], "macs": [1e6, 2e6, 7e6], "accuracy": [0.5, 0.6, 0.7]})
+SINGLES = pd.DataFrame({"family": ["a", "b"], "network": ["one", "other"], "macs": [1e6, 9e6], "accuracy": [0.5, 0.8]})
 MATRIX = RNG.normal(size=(4, 4))
 KIND_NAMES = [NAMES[kind] for kind in KINDS]
 
@@ -102,7 +108,8 @@ FIGURES: dict[str, tuple[Callable[..., Figure], tuple[Any, ...], dict[str, Any],
         [4],
         [NAMES["mha"], NAMES["ff"], "flat", "mean"],
     ),
-    "dots": (plots.scatter, (HEADS, "snr", "accuracy"), {"xlabel": "x", "ylabel": "y"}, [2], []),
+    "gains": (plots.gains, (GAINS,), {"xlabel": "points"}, [3 * 3], []),
+    "cost": (plots.cost, (COSTS, SINGLES), {"names": {"a": "{} of a", "none": "none"}, "labels": {"one": "single"}}, [2 + 1], []),
     "intervals": (plots.correlations, (TRAINED[TRAINED.kind == "ff"].assign(correlation=0.3),), {}, [2 + 1], []),
     "distributions": (
         plots.cumulative,
@@ -231,6 +238,30 @@ def test_shares_of_claims_are_those_of_each_label() -> None:
     figure = plots.claim_maps({"a": RNG.integers(0, 9, (4, 30)), "b": np.zeros((4, 30), dtype=int)})
     np.testing.assert_allclose(np.asarray(figure.axes[0].images[0].get_array()).sum(axis=0), 1)
     assert len(figure.axes) == 3  # and a scale of the shades
+
+
+def test_a_gain_lies_within_its_interval_and_is_open_without_one() -> None:
+    (axis,) = plots.gains(GAINS, xlabel="points").axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["other heads", "same heads"]
+    lines = [np.asarray(line.get_xdata()).tolist() for line in axis.lines]
+    assert lines[:3] == [[1.0, 3.0], [1.5, 2.5], [2.0]]  # seeds, networks, the gain
+    heights = [float(np.asarray(line.get_ydata())[0]) for line in axis.lines[2::3]]
+    assert heights[0] < heights[1] < heights[2] == 1
+    assert [line.get_markerfacecolor() == "white" for line in axis.lines[2::3]] == [False, False, True]
+    assert [text.get_text() for text in axis.texts] == ["small", "medium"]
+
+
+def test_costs_are_in_millions_and_lines_named_at_their_ends() -> None:
+    (axis,) = plots.cost(COSTS, SINGLES, names={"a": "{} of a"}, labels={"one": "single"}).axes
+    single, other, line = axis.lines
+    assert (np.asarray(single.get_xdata()).tolist(), np.asarray(single.get_ydata()).tolist()) == ([1.0], [50.0])
+    assert to_hex(other.get_color()) == CONTROL
+    np.testing.assert_allclose(np.asarray(line.get_xdata()), [1, 2, 7])
+    np.testing.assert_allclose(np.asarray(line.get_ydata()), [50, 60, 70])
+    assert [text.get_text() for text in axis.texts] == ["single", "7 of a"]
+    low, high = axis.get_xlim()
+    assert low < 1
+    assert high > 9
 
 
 def test_bars_of_a_benchmark_are_its_ratios() -> None:

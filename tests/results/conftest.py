@@ -1,4 +1,4 @@
-"""A run with stages, its measurements beside it."""
+"""A run with stages, its measurements beside it, and four members of committees."""
 
 from __future__ import annotations
 
@@ -25,3 +25,20 @@ def staged(run_with_stages: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.setenv("SNP_RUNS_DIR", str(run_with_stages.path.parent))
     monkeypatch.setenv("SNP_RECORDS_DIR", str(tmp_path / "records"))
     return run_with_stages
+
+
+@pytest.fixture(scope="session")
+def four(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    """Trained for an epoch each: two and four heads of seed 0, and the same of seed 1."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SNP_RUNS_DIR", str(tmp_path_factory.mktemp("members")))
+        found = []
+        for seed in (0, 1):
+            for heads in (2, 4):
+                base = shortened(f"members-h{heads}", seed)
+                options = base.model_options | {"num_heads": heads}
+                short = replace(
+                    base, model_options=options, recipe=replace(base.recipe, epochs=1), readout=replace(base.readout, kinds=("mha",))
+                )
+                found.append(store.run(short, device="cpu", progress=False))
+        return found

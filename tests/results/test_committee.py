@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -11,41 +10,36 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from shared import shortened
+from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from snp_lib import latency, store
+from snp_lib import experiments, latency
 from snp_lib.analysis import committee
+from snp_lib.experiments import initial_model
 from snp_lib.performance import summarize
-from snp_lib.results import committee as committee_of
 from snp_lib.results.committee import (
-    by_size,
-    claimed_gains,
+    CONVOLUTIONAL,
+    FRONTS,
+    HALF,
+    OTHER_FRONTS,
+    PATCHES,
+    TRANSFORMERS,
+    accuracy_and_cost,
     committees,
-    diagonals,
+    families_beside,
     gain_and_distance,
     gain_of_labels,
+    gains_over_best,
     half_against_whole,
+    members,
+    recorded,
+    reordered,
+    rivals,
+    rules_and_confidence,
+    single_networks,
 )
 from snp_lib.results.latency import Comparison, latencies
 from snp_lib.store import Run, StoreError
-
-
-@pytest.fixture(scope="module")
-def four(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
-    """Trained for an epoch each, with two and four heads and two seeds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SNP_RUNS_DIR", str(tmp_path_factory.mktemp("members")))
-        found = []
-        for seed in (0, 1):
-            for heads in (2, 4):
-                base = shortened(f"members-h{heads}", seed)
-                options = base.model_options | {"num_heads": heads}
-                short = replace(
-                    base, model_options=options, recipe=replace(base.recipe, epochs=1), readout=replace(base.readout, kinds=("mha",))
-                )
-                found.append(store.run(short, device="cpu", progress=False))
-        return found
 
 
 def test_every_committee_of_every_pool_is_counted(four: list[Run]) -> None:
@@ -62,7 +56,6 @@ def test_every_committee_of_every_pool_is_counted(four: list[Run]) -> None:
         assert row.accuracy == together
         assert row.gain == pytest.approx(together - np.mean(alone))
         assert row.gain_best == pytest.approx(together - max(alone))
-        assert row.disagreement == committee.disagreement(logits)
         held, decided = committee.probabilities(logits, "majority vote"), committee.decide(logits, "majority vote")
         assert (held.argmax(axis=-1) != decided).any()  # where votes tie
         assert row.ece == pytest.approx(committee.calibration_error(held, labels.astype(np.int64), decided=decided))
@@ -71,20 +64,7 @@ def test_every_committee_of_every_pool_is_counted(four: list[Run]) -> None:
     assert single.gain.abs().max() == single.gain_best.abs().max() == 0
 
 
-def test_diagonals_never_share_a_pool(four: list[Run]) -> None:
-    mixed = diagonals([four[:2], four[2:]])
-    assert [[run.experiment.id for run in pool] for pool in mixed] == [
-        ["members-h2-smoke-s0", "members-h4-smoke-s1"],
-        ["members-h2-smoke-s1", "members-h4-smoke-s0"],
-    ]
-    assert diagonals([four]) == []
-    seeds = [[replace(four[0], experiment=replace(four[0].experiment, name=f"h{h}", seed=s)) for h in range(5)] for s in range(3)]
-    for pool in diagonals(seeds):
-        assert [run.experiment.name for run in pool] == ["h0", "h2", "h4"]
-        assert sorted(run.experiment.seed for run in pool) == [0, 1, 2]
-
-
-def test_gain_and_company_of_labels_label_by_label(four: list[Run]) -> None:
+def test_gain_and_profile_of_labels_label_by_label(four: list[Run]) -> None:
     table = gain_of_labels(four[:2], theta=0.4)
     assert table.label.tolist() == list("0123456789")
     recognised = []  # per network a list of the label sets of all its heads
@@ -98,9 +78,9 @@ def test_gain_and_company_of_labels_label_by_label(four: list[Run]) -> None:
         assert row.together == (together[of] == label).mean()
         assert row.alone == pytest.approx(np.mean([(run.logits[of].argmax(1) == label).mean() for run in four[:2]]))
         others = [other for other in range(10) if other != label]
-        companies = [[np.mean([label in head and other in head for head in heads]) for other in others] for heads in recognised]
-        if all(np.std(company) > 0 for company in companies):
-            assert row.apart == pytest.approx(1 - np.corrcoef(companies)[0, 1])
+        profiles = [[np.mean([label in head and other in head for head in heads]) for other in others] for heads in recognised]
+        if all(np.std(profile) > 0 for profile in profiles):
+            assert row.apart == pytest.approx(1 - np.corrcoef(profiles)[0, 1])
         else:
             assert np.isnan(row.apart)
 
@@ -138,58 +118,103 @@ def test_latency_of_several_runs_is_kept_with_the_first(four: list[Run], own_fol
         timed({})
 
 
-def test_members_of_the_chapter_are_in_the_catalogue_and_mixed_behind_the_first() -> None:
-    chosen = committee_of.members("small", [2, 4, 8], seeds=[0, 1], head_seeds=[0, 1, 2], half_seeds=[0, 3])
-    ids = {kind: [[one.id for one in pool] for pool in of] for kind, of in chosen.items()}
-    assert ids[committee_of.OTHER_HEADS][1] == ["cct-h2-small-s1", "cct-small-s1", "cct-h8-small-s1"]
-    assert ids[committee_of.HALF] == [["cct-h2-wide-small-s0", "cct-h2-wide-small-s3"]]
-    assert ids[committee_of.PATCHES] == [["vit-small-s0", "vit-small-s1"]]
-    assert [len(pools) for pools in ids.values()] == [3, 2, 1, 1, 1, 1]
-    pools = {kind: [[Run(one, Path("nowhere"), {}) for one in pool] for pool in of] for kind, of in chosen.items()}
-    mixed = committee_of.with_mixed(pools)
-    assert list(mixed)[:3] == [committee_of.OTHER_HEADS, committee_of.MIXED, committee_of.OTHER_FRONTS]
-    assert mixed[committee_of.MIXED] == diagonals(pools[committee_of.OTHER_HEADS])
-    alone = committee_of.with_mixed(pools | {committee_of.OTHER_HEADS: pools[committee_of.OTHER_HEADS][:1]})
-    assert committee_of.MIXED not in alone
+def together(*runs: Run) -> float:
+    """Accuracy of a committee by mean logit, of one its own."""
+    decided = committee.decide(np.stack([run.logits for run in runs]).astype(np.float64))
+    return float((decided == runs[0].labels).mean())
 
 
-def test_claimed_gains_committee_by_committee(four: list[Run]) -> None:
-    pools = {
-        committee_of.OTHER_HEADS: [four[:2], four[2:]],
-        committee_of.OTHER_SEEDS: [[four[0], four[2]]],
-        committee_of.CONVOLUTIONAL: [[four[1], four[3]]],
-        committee_of.HALF: [four],
-    }
-    table = committees(pools)
-    found = claimed_gains(table)
+def test_members_of_the_chapter_are_those_of_the_catalogue() -> None:
+    chosen = members("small", [2, 4, 8], seeds=[0, 1], half_seeds=[0, 3])
+    ids = {family: [one.id for one in several] for family, several in chosen.items()}
+    assert ids[TRANSFORMERS][:4] == ["cct-h2-small-s0", "cct-h2-small-s1", "cct-small-s0", "cct-small-s1"]
+    assert ids[HALF] == ["cct-h2-wide-small-s0", "cct-h2-wide-small-s3"]
+    assert ids[FRONTS] == [f"{name}-small-s{seed}" for name in ("cct", "cct-k1", "cct-k1-full1") for seed in (0, 1)]
+    assert ids[OTHER_FRONTS] == [f"cct-k1-{name}2-small-s{seed}" for name in ("narrow", "separable") for seed in (0, 1)]
+    assert (ids[PATCHES], ids[CONVOLUTIONAL]) == (["vit-small-s0", "vit-small-s1"], ["resnet-small-s0", "resnet-small-s1"])
+    for one in (each for several in chosen.values() for each in several):
+        assert experiments.get(one.name, "small", one.seed) == one
+    first, second, third, fourth = reordered("small")
+    assert [(one.seed, one.order_seed) for one in (first, second, third, fourth)] == [(0, None), (1, None), (0, 1), (1, 0)]
 
-    def together(*runs: Run) -> float:
-        decided = committee.decide(np.stack([run.logits for run in runs]).astype(np.float64))
-        return float((decided == runs[0].labels).mean())
 
-    alone = [together(run) for run in four]
-    gains = {
-        pair: together(four[pair[0]], four[pair[1]]) - (alone[pair[0]] + alone[pair[1]]) / 2 for pair in ((0, 1), (2, 3), (0, 2), (1, 3))
-    }
-    assert found["committee-gain"] == pytest.approx([together(*four[:2]) - max(alone[:2]), together(*four[2:]) - max(alone[2:])])
-    assert found["committee-heads"] == pytest.approx([gains[0, 1] - gains[0, 2], gains[2, 3] - gains[0, 2]])
-    assert found["committee-cnn"] == pytest.approx([gains[0, 2] - gains[1, 3]])
-    assert found["committee-cnn-none"] == pytest.approx([together(four[1], four[3]) - max(alone[1], alone[3])])
-    single = committees({kind: [runs[:1] for runs in of] if kind != committee_of.OTHER_HEADS else of for kind, of in pools.items()})
-    assert list(claimed_gains(single)) == ["committee-gain"]
-    rival, words = half_against_whole(table, four[:2])
-    accuracies = [run.metrics["test_accuracy"] for run in four[:2]]
-    assert rival == pytest.approx([together(*four) - accuracy for accuracy in accuracies])
-    assert words == f"one of half the width {100 * np.mean(alone):.1f} %, 4 together {100 * together(*four):.1f} %"
-    shown = by_size(table, ["gain", "ece"], digits=1)
-    assert shown.columns.tolist() == [(column, rule) for column in ("gain", "ece") for rule in committee.RULES]
-    assert shown.loc[(committee_of.OTHER_SEEDS, 2), ("gain", "mean logit")] == round(100 * gains[0, 2], 1)
+def test_only_what_is_there_is_taken_and_the_rest_named(four: list[Run], own_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {run.experiment.id: run for run in four[:2]}
+    monkeypatch.setattr("snp_lib.results.committee.find", lambda experiment: there.get(experiment.id))
+    found, missing = recorded({"some": [run.experiment for run in four[1:3]], "none": [four[3].experiment]})
+    assert found == {"some": [four[1]]}
+    assert missing == [four[2].experiment.id, four[3].experiment.id]
+    assert families_beside("") == families_beside("medium") == {}
+
+
+def test_rules_and_confidence_are_means_over_committees(four: list[Run]) -> None:
+    table = committees({"all": [four]})
+    shown = rules_and_confidence(table)
+    assert shown.index.tolist() == [("all", size) for size in (1, 2, 3, 4)]
+    assert set(shown.columns) == {*committee.RULES, "confidence", "calibration error"}
+    trios = list(combinations(four, 3))
+    assert shown.loc[("all", 3), "mean logit"] == pytest.approx(100 * np.mean([together(*trio) for trio in trios]))
+    soft = table[(table.rule == "mean logit") & (table["size"] == 3)]
+    assert shown.loc[("all", 3), "calibration error"] == pytest.approx(100 * soft.ece.mean())
+    assert shown.loc[("all", 3), "confidence"] == pytest.approx(100 * soft.confidence.mean())
+
+
+def test_the_largest_committee_of_each_pool_against_its_best_member(four: list[Run]) -> None:
+    table = committees({"heads": [four[:2], four[2:]], "other": [four]})
+    expected = [together(*pool) - max(map(together, pool)) for pool in (four[:2], four[2:])]
+    assert gains_over_best(table, "heads") == pytest.approx(expected)
+
+
+def test_the_half_against_each_whole(four: list[Run]) -> None:
+    rival, words = half_against_whole(four, four[:2])
+    assert rival == pytest.approx([together(*four) - run.metrics["test_accuracy"] for run in four[:2]])
+    assert (
+        words == f"one of half the width {100 * np.mean([together(run) for run in four]):.1f} %, 4 together {100 * together(*four):.1f} %"
+    )
+
+
+def test_accuracy_and_cost_committee_by_committee(four: list[Run]) -> None:
+    macs = latency.count_macs(four[0].network(0))
+    table = accuracy_and_cost({"all": four}).set_index("size")
+    assert table.index.tolist() == [1, 2, 3, 4]
+    for size in table.index:
+        drawn = [together(*each) for each in combinations(four, size)]
+        assert table.committees[size] == len(drawn)
+        assert table.macs[size] == size * macs
+        assert table.accuracy[size] == pytest.approx(np.mean(drawn))
+    few = accuracy_and_cost({"all": four}, most=5).set_index("size")
+    assert few.committees.tolist() == [4, 5, 4, 1]
+    assert min(together(*pair) for pair in combinations(four, 2)) <= few.accuracy[2] <= max(together(*p) for p in combinations(four, 2))
+
+
+def test_single_networks_are_means_over_seeds_and_stand_once(four: list[Run]) -> None:
+    table = single_networks({"narrow": four[::2], "all": four})
+    assert table[["family", "network", "seeds"]].to_numpy().tolist() == [["narrow", "members-h2", 2], ["all", "members-h4", 2]]
+    assert table.accuracy.tolist() == pytest.approx([np.mean([run.metrics["test_accuracy"] for run in four[start::2]]) for start in (0, 1)])
+    assert (table.macs == latency.count_macs(four[0].network(0))).all()
+
+
+def test_rivals_cost_what_a_committee_costs() -> None:
+    table = rivals("small", 100, multiples=(2, 4))
+    one = latency.count_macs(initial_model(experiments.get("cct", "small", 0), 100))
+    for members_of_it, rival, cost, _ in table.itertuples(index=False):
+        assert cost == pytest.approx(latency.count_macs(initial_model(experiments.get(rival, "small", 0), 100)) / one)
+        assert abs(cost / members_of_it - 1) < 0.1
+    assert table.rival.tolist() == ["cct-h6-wide", "cct-h8-wide"]
 
 
 def test_labels_that_stand_apart_and_gain_go_together() -> None:
-    table = pd.DataFrame({"gain": [0.1, 0.2, 0.3, 0.9], "apart": [1.0, 2.0, 5.0, np.nan]})
-    assert gain_and_distance(table) == pytest.approx(1)
-    assert gain_and_distance(table.assign(apart=-table.apart)) == pytest.approx(-1)
+    table = pd.DataFrame({"gain": [0.1, 0.2, 0.3, 0.4, 0.9], "apart": [1.0, 2.0, 5.0, 6.0, np.nan]})
+    assert gain_and_distance(table)["correlation"] == pytest.approx(1)
+    assert gain_and_distance(table)["p"] == pytest.approx(1 / 24, abs=0.02)  # one order of 4! reaches it
+    assert gain_and_distance(table.assign(apart=-table.apart))["correlation"] == pytest.approx(-1)
+    rng = np.random.default_rng(0)
+    noisy = pd.DataFrame({"gain": rng.integers(0, 5, 60) / 10, "apart": rng.normal(size=60)})  # with ties
+    found = gain_and_distance(noisy)
+    assert found["correlation"] == pytest.approx(spearmanr(noisy.gain, noisy.apart).statistic)
+    null = [spearmanr(noisy.gain, rng.permutation(noisy.apart)).statistic for _ in range(2000)]
+    assert [found["null_low"], found["null_high"]] == pytest.approx(np.quantile(null, (0.025, 0.975)), abs=0.04)
+    assert found["p"] == pytest.approx(np.mean(np.array(null) >= found["correlation"]), abs=0.04)
 
 
 def test_a_dozen_networks_of_one_class_are_all_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
