@@ -111,5 +111,5 @@ def test_records_are_small() -> None:
             run = "/".join(parts[: 2 if parts[0] == "derived" else 1])
             sizes[run] = sizes.get(run, 0) + path.stat().st_size
     assert all(size <= 8_000_000 for size in sizes.values()), sizes
-    # a member of a committee cannot do without its test logits, 1.85 MB: those of the thirty-four of chapter B2 are half of this
+    # a member of a committee cannot do without its test logits, 1.24 MB: those of chapter B2 are a third of this
     assert sum(sizes.values()) <= 150_000_000
