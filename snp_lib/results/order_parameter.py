@@ -42,20 +42,22 @@ class Scan:
 
     Attributes:
         epsilons: shares of the ordinary differences between heads; 0 and 1 among them.
-        steps: of the optimiser.
+        steps: of the optimiser, at most.
         every: steps between two records.
+        until: a training ends where the order parameter of the outputs, mean over encoders, passes this; not one that begins above.
         images: of the test split and each label, for the class means of a record.
     """
 
     epsilons: tuple[float, ...]
     steps: int
     every: int
+    until: float
     images: int
 
 
 SCANS: dict[Scale, Scan] = {
-    "smoke": Scan(epsilons=(0.0, 1e-1, 1.0), steps=20, every=10, images=5),
-    "small": Scan(epsilons=(0.0, 1e-4, 1e-3, 1e-2, 1e-1, 1.0), steps=640, every=20, images=10),
+    "smoke": Scan(epsilons=(0.0, 1e-1, 1.0), steps=20, every=10, until=0.5, images=5),
+    "small": Scan(epsilons=(0.0, 1e-4, 1e-3, 1e-2, 1e-1, 1.0), steps=640, every=20, until=0.5, images=10),
 }
 """Where there is none, nothing is trained: Muon, by which larger scales learn, steps along whole matrices and not element by element."""
 
@@ -103,7 +105,7 @@ class SymmetricStart(Measurement):
 
     def options(self, run: Run) -> dict[str, Any]:
         scan = self.scan
-        return {"epsilon": self.epsilon, "steps": scan.steps, "every": scan.every, "images": scan.images}
+        return {"epsilon": self.epsilon, "steps": scan.steps, "every": scan.every, "until": scan.until, "images": scan.images}
 
     def compute(self, setting: Setting) -> Arrays:
         experiment, dataset, device = setting.run.experiment, setting.dataset, setting.torch_device
@@ -115,18 +117,20 @@ class SymmetricStart(Measurement):
         step = RecordedStep(training) if training.recorded else functools.partial(training.step, model)
         look = _Look(setting, model, first_of_each(dataset.test, self.scan.images, dataset.num_classes))
         records = {0: look.record()}
+        until = self.scan.until if np.mean(records[0]["means"]) < self.scan.until else math.inf
         bar = tqdm(total=self.scan.steps, desc=f"heads alike up to {self.epsilon:g}", disable=not setting.progress, leave=False)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), bar:
-            while training.done < self.scan.steps:
+            over = False
+            while not over:
                 for inputs, targets in training.batches():
                     step(inputs, targets)
                     bar.update()
                     if training.done % self.scan.every == 0 or training.done == self.scan.steps:
-                        records[training.done] = look.record()
-                    if training.done == self.scan.steps:
-                        break
+                        records[training.done] = found = look.record()
+                        if over := training.done == self.scan.steps or np.mean(found["means"]) >= until:
+                            break
                 training.check()
-                if training.done % training.steps == 0:
+                if not over:
                     training.finish_epoch()
         arrays = {name: np.array([record[name] for record in records.values()]) for name in records[0]}
         return arrays | {"steps": np.array(list(records))}
