@@ -35,6 +35,7 @@ def curves(
     at: float | None = None,
     xlabel: str = "",
     log: bool = False,
+    log_y: bool = False,
     columns: int = 2,
     zero: bool = True,
 ) -> Figure:
@@ -52,6 +53,7 @@ def curves(
         at: height of a dotted line across, such as the value that means no difference.
         xlabel: instead of the usual name of ``x``.
         log: ``x`` doubles from tick to tick.
+        log_y: the axes of ``ys`` are logarithmic, and begin where their values do.
         columns: of the legend.
         zero: let the axis of ``ys`` begin at zero.
     """
@@ -75,7 +77,11 @@ def curves(
             axis.set_title(NAMES.get(where, str(where)) if len(ys) == 1 else str(where) if axis in axes[: len(shown)] else "")
             if len(ys) > 1:  # a grid: what is common stands at its edges
                 axis.label_outer()
-    for axis in axes if zero else ():  # once all lines are drawn: a limit set earlier would hold for those that share the axis
+    for axis in axes if log_y else ():
+        axis.set_yscale("log")
+    for axis in (
+        axes if zero and not log_y else ()
+    ):  # once all lines are drawn: a limit set earlier would hold for those that share the axis
         axis.set_ylim(bottom=0)
     common = _colors(values, colors if panel is None or isinstance(colors, Mapping) else "black", None)
     named = {value: names.format(value) if isinstance(names, str) else (names or NAMES).get(value, str(value)) for value in values}
@@ -167,4 +173,27 @@ def correlations(table: pd.DataFrame) -> Figure:
         axis.plot(place, rows.correlation, "o", color=COLORS["mha"], ms=5)
     axis.axhline(0, color=CONTROL, lw=0.8, ls=":")
     axis.set(xlabel="encoder", ylabel="rank correlation", xticks=sorted(table.block.unique()))
+    return figure
+
+
+def against_null(table: pd.DataFrame, x: str, ys: Mapping[str, str], *, by: str, colors: Mapping[Any, str], null_name: str) -> Figure:
+    """One dot per row beside the band that chance allows, those of one colour side by side; one panel for each of ``ys``.
+
+    Args:
+        table: with every column of ``ys`` those that end in ``_chance``, ``_low`` and ``_high``, whose means at an x are drawn in grey.
+        ys: column → label of its axis.
+        by: column whose values have these colours.
+        null_name: entry of the legend for the band.
+    """
+    figure, axes = panels(len(ys))
+    for axis, (column, label) in zip(axes, ys.items(), strict=True):
+        null = table.groupby(x)[[f"{column}_{end}" for end in ("low", "chance", "high")]].mean()
+        low, chance, high = (null[name] for name in null)
+        axis.fill_between(null.index, low, high, color=CONTROL, alpha=0.25, lw=0)
+        axis.plot(null.index, chance, ":", color=CONTROL, lw=1)
+        for i, (value, color) in enumerate(colors.items()):
+            rows = table[table[by] == value]
+            axis.plot(rows[x] + 0.16 * (i - (len(colors) - 1) / 2), rows[column], "o", color=color, ms=5)
+        axis.set(xlabel=AXES.get(x, x), ylabel=label, xticks=sorted(table[x].unique()))
+    legend(figure, [*((str(value), color, "o") for value, color in colors.items()), (null_name, CONTROL, ":")])
     return figure

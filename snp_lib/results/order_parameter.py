@@ -16,7 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from snp_lib.analysis.order_parameter import critical_time, growth, spread, spread_of_means
+from snp_lib.analysis.order_parameter import critical_time, fit_line, growth, spread, spread_of_means
 from snp_lib.data import Split
 from snp_lib.experiments import Scale
 from snp_lib.experiments.experiment import initial_model
@@ -64,8 +64,8 @@ SCANS: dict[Scale, Scan] = {
 LEVEL = 0.1
 """The order parameter from which the symmetry counts as broken; independent heads have 1 − 1/H."""
 
-ROUNDING = 1e-12
-"""What an order parameter of equal heads may have in float32 (2⁻²³ ≈ 1.2e-7 of every weight, squared, with room for a factor of 70)."""
+ROUNDING = 2.0**-46
+"""The square of the relative rounding of float32, 2⁻²³: order parameters of this size are those of equal heads, as far as can be seen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,52 +175,59 @@ def matrices_by_means(class_means: Float[Tensor, "label channel"]) -> Float[np.n
     return unit_matrices(centred, centred).numpy()
 
 
-def starts_of(run: Run) -> list[Measurement]:
+def starts_of(run: Run) -> list[SymmetricStart]:
     """What a run has for chapter A6: one training for each ε of its scale; for ``cct`` alone."""
     scan = SCANS.get(run.experiment.scale) if run.experiment.name == "cct" else None
     return [SymmetricStart(epsilon=epsilon, scan=scan) for epsilon in scan.epsilons] if scan else []
 
 
 def order_parameters(runs: Sequence[Run]) -> pd.DataFrame:
-    """Order parameters against the step: one row per seed, ε and record.
+    """Order parameters against the step: one row per seed, ε, record and encoder.
 
     Returns:
-        Columns seed, epsilon, step; outputs, of the class means of head outputs, and weights, of queries, keys, values and output
-        columns, each a mean over encoders; largest, of all of them; excess, the information of head and label minus that of
-        shuffled nodes (bits), mean over encoders; loss.
+        Columns seed, epsilon, step, block; outputs, of the class means of head outputs; weights, of queries, keys, values and output
+        columns, their mean; largest, of all of these; excess, the information of head and label minus that of shuffled nodes
+        (bits); loss, of the whole network.
 
     Raises:
         StoreError: nobody made the trainings of a run.
         ValueError: a run of another experiment or scale than those that have them.
     """
-    rows = []
+    tables = []
     for run in runs:
         if not (starts := starts_of(run)):
             raise ValueError(f"there are no trainings with heads alike for {run.experiment.id}, only for cct at {', '.join(SCANS)}")
         for start in starts:
-            assert isinstance(start, SymmetricStart)
             arrays = start.read(run)
+            records, blocks = arrays["means"].shape
             columns = {
-                "outputs": arrays["means"].mean(1),
-                "weights": arrays["weights"].mean((1, 2)),
-                "largest": np.maximum(arrays["weights"].max((1, 2)), arrays["means"].max(1)),
-                "excess": (arrays["information"] - arrays["null"]).mean(1),
-                "loss": arrays["loss"],
+                "step": np.repeat(arrays["steps"], blocks),
+                "block": np.tile(np.arange(1, blocks + 1), records),
+                "outputs": arrays["means"].ravel(),
+                "weights": arrays["weights"].mean(2).ravel(),
+                "largest": np.maximum(arrays["weights"].max(2), arrays["means"]).ravel(),
+                "excess": (arrays["information"] - arrays["null"]).ravel(),
+                "loss": np.repeat(arrays["loss"], blocks),
             }
-            place = {"seed": run.experiment.seed, "epsilon": start.epsilon, "step": arrays["steps"]}
-            rows.append(pd.DataFrame(place | columns))
-    return pd.concat(rows, ignore_index=True)
+            tables.append(pd.DataFrame({"seed": run.experiment.seed, "epsilon": start.epsilon} | columns))
+    return pd.concat(tables, ignore_index=True)
+
+
+def over_encoders(table: pd.DataFrame) -> pd.DataFrame:
+    """The mean over encoders of :func:`order_parameters`: one row per seed, ε and record."""
+    return table.groupby(["seed", "epsilon", "step"], as_index=False).mean().drop(columns="block")
 
 
 def critical_times(table: pd.DataFrame, *, column: str = "outputs", level: float = LEVEL) -> pd.DataFrame:
     """When the order parameter passes a level, and how it grows before: one row per seed and ε between 0 and 1.
 
     Args:
-        table: as :func:`order_parameters` gives it.
+        table: as :func:`over_encoders` gives it.
 
     Returns:
         Columns seed, epsilon, decades (log10 of 1/ε), time (steps; NaN: not within the training), rate (of the amplitude, 1 / step,
-        between a hundredth of the level and the level) and r2 of that straight line.
+        between a hundredth of the level and the level) and r2 of that straight line; fit, the time on the straight line through
+        all times of the seed against the decades, and slope, steps per decade of it.
     """
     rows = []
     for (seed, epsilon), found in table[(table.epsilon > 0) & (table.epsilon < 1)].groupby(["seed", "epsilon"]):
@@ -228,4 +235,14 @@ def critical_times(table: pd.DataFrame, *, column: str = "outputs", level: float
         line = growth(steps, order, level / 100, level)
         place = {"seed": seed, "epsilon": epsilon, "decades": -math.log10(found.epsilon.iloc[0])}
         rows.append(place | {"time": critical_time(steps, order, level), "rate": line.slope, "r2": line.r2})
-    return pd.DataFrame(rows, columns=["seed", "epsilon", "decades", "time", "rate", "r2"])
+    times = pd.DataFrame(rows).sort_values(["seed", "decades"], ignore_index=True)
+    lines = {seed: fit_line(found.decades.tolist(), found.time.tolist()) for seed, found in times.groupby("seed")}
+    slope, intercept = (times.seed.map({seed: getattr(line, name) for seed, line in lines.items()}) for name in ("slope", "intercept"))
+    return times.assign(fit=intercept + slope * times.decades, slope=slope)
+
+
+def steps_per_decade(times: pd.DataFrame) -> list[float]:
+    """Steps that the next smaller ε takes longer, for each decade between the two; none where one of them never passed the level."""
+    later = times.groupby("seed")[["time", "decades"]].diff()
+    found: list[float] = (later.time / later.decades).dropna().tolist()
+    return found

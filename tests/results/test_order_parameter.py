@@ -26,7 +26,9 @@ from snp_lib.results.order_parameter import (
     first_of_each,
     matrices_by_means,
     order_parameters,
+    over_encoders,
     starts_of,
+    steps_per_decade,
 )
 from snp_lib.store import Run
 from snp_lib.training import train
@@ -52,8 +54,8 @@ def test_a_record_is_made_before_the_first_step_every_so_many_and_after_the_last
 
 def test_heads_that_are_equal_stay_equal(started: dict[float, dict[str, np.ndarray]]) -> None:
     arrays = started[0.0]
-    assert arrays["weights"].max() < ROUNDING
-    assert arrays["means"].max() < ROUNDING
+    assert arrays["weights"].max() < 100 * ROUNDING
+    assert arrays["means"].max() < 100 * ROUNDING
     assert arrays["information"].max() < 1e-9 < arrays["null"].min()
     assert arrays["loss"][-1] < arrays["loss"][0]  # and yet they learn
 
@@ -145,12 +147,19 @@ def test_the_table_holds_what_was_kept(own_folders: object, monkeypatch: pytest.
     monkeypatch.setattr("snp_lib.results.order_parameter.starts_of", lambda run: [SymmetricStart(epsilon=0.5, scan=SCANS["smoke"])])
     arrays = SymmetricStart(epsilon=0.5, scan=SCANS["smoke"]).make(smoke_run, device="cpu", progress=False)
     table = order_parameters([smoke_run])
-    assert table.step.tolist() == [0, 1, 2]
-    assert table.epsilon.tolist() == [0.5] * 3
-    assert table.outputs.tolist() == pytest.approx(arrays["means"].mean(1).tolist())
-    assert table.weights.tolist() == pytest.approx([record.mean() for record in arrays["weights"]])
-    assert table.largest.iloc[1] == max(arrays["weights"][1].max(), arrays["means"][1].max())
-    assert table.excess.iloc[2] == pytest.approx(np.mean(arrays["information"][2] - arrays["null"][2]))
+    assert table.step.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert table.block.tolist() == [1, 2, 3] * 3
+    assert set(table.epsilon) == {0.5}
+    for row, (record, block) in zip(table.itertuples(), np.ndindex(3, 3), strict=True):
+        weights = arrays["weights"][record, block]
+        assert row.outputs == arrays["means"][record, block]
+        assert row.weights == pytest.approx(weights.mean())
+        assert row.largest == max(weights.max(), row.outputs)
+        assert row.excess == pytest.approx(arrays["information"][record, block] - arrays["null"][record, block])
+        assert row.loss == arrays["loss"][record]
+    averaged = over_encoders(table)
+    assert averaged.step.tolist() == [0, 1, 2]
+    assert averaged.outputs.tolist() == pytest.approx(arrays["means"].mean(1).tolist())
 
 
 def test_critical_times_are_those_of_each_training() -> None:
@@ -161,11 +170,15 @@ def test_critical_times_are_those_of_each_training() -> None:
         for epsilon in (0.0, 1e-4, 1e-2, 1.0)
     ]
     found = critical_times(pd.concat(tables))
-    assert found[["seed", "epsilon"]].values.tolist() == [[0, 1e-4], [0, 1e-2], [1, 1e-4], [1, 1e-2]]
-    assert found.decades.tolist() == pytest.approx([4, 2, 4, 2])
+    assert found[["seed", "epsilon"]].values.tolist() == [[0, 1e-2], [0, 1e-4], [1, 1e-2], [1, 1e-4]]
+    assert found.decades.tolist() == pytest.approx([2, 4, 2, 4])
     assert found.rate.tolist() == pytest.approx([0.02] * 4)
-    assert found.time.iloc[0] == pytest.approx(critical_time(steps.tolist(), tables[1].outputs.tolist(), LEVEL))
-    assert found.time.iloc[0] - found.time.iloc[1] == pytest.approx(np.log(100) / 0.02, rel=1e-3)
+    assert found.time.iloc[1] == pytest.approx(critical_time(steps.tolist(), tables[1].outputs.tolist(), LEVEL))
+    assert found.slope.tolist() == pytest.approx([np.log(10) / 0.02] * 4, rel=1e-3)
+    assert found.fit.tolist() == pytest.approx(found.time.tolist())
+    assert steps_per_decade(found) == pytest.approx([np.log(10) / 0.02] * 2, rel=1e-3)
+    never = found.assign(time=[100.0, float("nan"), 100.0, 300.0])
+    assert steps_per_decade(never) == [100.0]
 
 
 def test_the_name_of_a_measurement_holds_its_share(smoke_run: Run) -> None:
