@@ -65,7 +65,9 @@ LEVEL = 0.03
 """The order parameter from which the symmetry counts as broken, below where its growth slows down; independent heads have 1 − 1/H."""
 
 GROWING = (1e-4, 1e-2)
-"""Order parameters between which the rate of its growth is measured: above rounding and below the level."""
+"""Order parameters between which the rate of growth is measured, below the level; and above ``CLEAR`` times the one at the start."""
+
+CLEAR = 3
 
 ROUNDING = 2.0**-46
 """The square of the relative rounding of float32, 2⁻²³: order parameters of this size are those of equal heads, as far as can be seen."""
@@ -229,13 +231,13 @@ def critical_times(table: pd.DataFrame, *, column: str = "outputs", level: float
 
     Returns:
         Columns seed, epsilon, decades (log10 of 1/ε), time (steps; NaN: not within the training), rate (of the amplitude, 1 / step,
-        within ``GROWING``) and r2 of that straight line; fit, the time on the straight line through
+        within ``GROWING``; NaN where it began too near) and r2 of that straight line; fit, the time on the straight line through
         all times of the seed against the decades, and slope, steps per decade of it.
     """
     rows = []
     for (seed, epsilon), found in table[(table.epsilon > 0) & (table.epsilon < 1)].groupby(["seed", "epsilon"]):
         steps, order = found.step.tolist(), found[column].tolist()
-        line = growth(steps, order, *GROWING)
+        line = growth(steps, order, max(GROWING[0], CLEAR * order[0]), GROWING[1])
         place = {"seed": seed, "epsilon": epsilon, "decades": -math.log10(found.epsilon.iloc[0])}
         rows.append(place | {"time": critical_time(steps, order, level), "rate": line.slope, "r2": line.r2})
     times = pd.DataFrame(rows).sort_values(["seed", "decades"], ignore_index=True)

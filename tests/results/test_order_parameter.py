@@ -174,6 +174,9 @@ def test_critical_times_are_those_of_each_training() -> None:
     assert found.decades.tolist() == pytest.approx([2, 4, 2, 4])
     assert found.rate.tolist() == pytest.approx([0.02] * 4)
     assert found.time.iloc[1] == pytest.approx(critical_time(steps.tolist(), tables[1].outputs.tolist(), LEVEL))
+    near = critical_times(tables[0].assign(epsilon=0.1, outputs=np.minimum(0.7, 0.01 * np.exp(0.04 * steps))))
+    assert near.rate.isna().all()  # from so near nothing below the level is growth alone
+    assert near.time.tolist() == pytest.approx([np.log(3) / 0.04])
     assert found.slope.tolist() == pytest.approx([np.log(10) / 0.02] * 4, rel=1e-3)
     assert found.fit.tolist() == pytest.approx(found.time.tolist())
     assert steps_per_decade(found) == pytest.approx([np.log(10) / 0.02] * 2, rel=1e-3)
