@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from snp_lib.models import narrow
-from snp_lib.models.sites import Layer, Network
+from snp_lib.models.sites import HeadAxis, Layer, Network
 
 BlockOrder = Literal["released", "prenorm"]
 
@@ -170,6 +170,16 @@ class Transformer(Network):
         """All of the encoders, queries, keys and values apart."""
         weights = {name: p for name, p in self.named_parameters() if name.startswith("encoders.") and p.ndim == 2}
         return {name: 3 if name.endswith(".qkv.weight") else 1 for name in weights}
+
+    @property
+    def head_axes(self) -> dict[str, HeadAxis]:
+        """Rows of queries, keys and values of every encoder, and the columns of the output projection that read a head."""
+        out: dict[str, HeadAxis] = {}
+        for b, encoder in enumerate(self.stack(), start=1):
+            name, heads = f"encoders.{b - 1}", encoder.attention.num_heads
+            out[f"{name}.attention.qkv.weight"] = HeadAxis(block=b, heads=heads, axis=0, parts=("query", "key", "value"))
+            out[f"{name}.projection.weight"] = HeadAxis(block=b, heads=heads, axis=1, parts=("output",))
+        return out
 
     @property
     def parts(self) -> list[tuple[nn.Module, str]]:

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from snp_lib.machine import import_torchvision
-from snp_lib.models.sites import Family, ImageNetwork, require_positive, require_shares
+from snp_lib.models.sites import Family, HeadAxis, ImageNetwork, require_positive, require_shares
 
 STAGES = {8: (1, 1, 1), 12: (1, 2, 2), 14: (2, 2, 2), 20: (3, 3, 3), 10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 """Layers of a ResNet to the residual blocks of its stages, of 64, 128, 256 and 512 filters; 12 is ours, the others are usual."""
@@ -119,6 +119,21 @@ class Extracted(ImageNetwork):
         blocks, ndim = ("network.encoder.layers.", 2) if isinstance(self.config, ViTConfig) else ("network.layer", 4)
         weights = [name for name, p in self.named_parameters() if name.startswith(blocks) and p.ndim == ndim]
         return {name: 3 if name.endswith(".in_proj_weight") else 1 for name in weights}
+
+    @property
+    def head_axes(self) -> dict[str, HeadAxis]:
+        """Rows of queries, keys and values of every encoder of a ViT, and the columns of the projection that read a head."""
+        if not isinstance(self.config, ViTConfig):
+            return {}
+        inner, outer = (0, ("query", "key", "value")), (1, ("output",))
+        kinds: dict[str, tuple[int, tuple[str, ...]]] = {"in_proj_weight": inner, "in_proj_bias": inner, "out_proj.weight": outer}
+        return {
+            f"network.encoder.layers.encoder_layer_{b - 1}.self_attention.{kind}": HeadAxis(
+                block=b, heads=self.config.num_heads, axis=axis, parts=parts
+            )
+            for b in range(1, self.config.depth + 1)
+            for kind, (axis, parts) in kinds.items()
+        }
 
     def compute(self, x: Float[Tensor, "n c s s"], wanted: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         self.check(x)

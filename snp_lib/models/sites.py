@@ -34,6 +34,23 @@ class Layer:
     activation: Callable[[Tensor], Tensor] | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class HeadAxis:
+    """How a parameter is divided among the attention heads of a block.
+
+    Attributes:
+        block: number of the block, from 1.
+        heads: H.
+        axis: of the parameter; it holds ``parts`` equal pieces, each the shares of the H heads side by side.
+        parts: names of the pieces, such as query, key and value.
+    """
+
+    block: int
+    heads: int
+    axis: int
+    parts: tuple[str, ...]
+
+
 class Network(nn.Module):
     """A network as everything here expects it: inputs to logits (N, num_classes), and on request the features at named sites.
 
@@ -61,6 +78,11 @@ class Network(nn.Module):
 
         Parts are equal blocks of rows, 3 for queries, keys and values in one.
         """
+        return {}
+
+    @property
+    def head_axes(self) -> dict[str, HeadAxis]:
+        """The parameters that belong to single attention heads, by name; none where no head can be told apart."""
         return {}
 
     @property

@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from snp_lib.plots.style import COLORS, CONTROL, LINE, NAMES, distinct, legend, panels
+from snp_lib.plots.style import COLORS, CONTROL, LINE, NAMES, legend, panels
 
 STYLES = ("o-", "s--", "^:")
 CONTROL_STYLE = "s:"
@@ -58,18 +57,18 @@ def curves(
         zero: let the axis of ``ys`` begin at zero.
         steep: columns among ``ys`` on a logarithmic axis.
     """
-    values = list(colors) if isinstance(colors, Mapping) else _values(table, by)
-    shown, looks = _values(table, panel), dict(zip(_values(table, styles), STYLES, strict=False))
+    values = list(colors) if isinstance(colors, Mapping) else values_of(table, by)
+    shown, looks = values_of(table, panel), dict(zip(values_of(table, styles), STYLES, strict=False))
     figure, axes = panels(len(ys), len(shown))
     for axis, ((column, label), where) in zip(axes, product(ys.items(), shown), strict=True):
         axis.set(xlabel=xlabel or AXES.get(x, x), ylabel=label)
         shades = _colors(values, colors, where)
         for (value, color), look in product(shades.items(), looks):
-            _band(axis, _rows(table, {panel: where, by: value, styles: look}), x, column, color, looks[look])
+            _band(axis, rows_with(table, {panel: where, by: value, styles: look}), x, column, color, looks[look])
         if control is not None:
-            for value, look in product(_values(control, by), _values(control, styles)):
+            for value, look in product(values_of(control, by), values_of(control, styles)):
                 style = looks.get(look, CONTROL_STYLE) if styles else CONTROL_STYLE
-                rows = _rows(control, {panel: where, by: value, styles: look})
+                rows = rows_with(control, {panel: where, by: value, styles: look})
                 _band(axis, rows, x, column, CONTROL, style, dots=shades.get(value) if by else None)
         if at is not None:
             axis.axhline(at, color=CONTROL, lw=0.8, ls=":")
@@ -92,7 +91,7 @@ def curves(
     return figure
 
 
-def _values(table: pd.DataFrame, column: str | None) -> list[Any]:
+def values_of(table: pd.DataFrame, column: str | None) -> list[Any]:
     """The values of a column, None of none: kinds of sites in the order of the forward pass, numbers by size, others as they come."""
     values = list(table[column].unique()) if column in table else [None]
     if set(values) <= set(COLORS):
@@ -112,7 +111,7 @@ def _colors(values: Sequence[Any], colors: Mapping[Any, str] | str | None, kind:
     return dict(zip(values, sns.light_palette(base, n_colors=len(values) + 2)[2:], strict=True))
 
 
-def _rows(table: pd.DataFrame, where: dict[str | None, Any]) -> pd.DataFrame:
+def rows_with(table: pd.DataFrame, where: dict[str | None, Any]) -> pd.DataFrame:
     """The rows with these values, of the columns that the table has."""
     given = [table[column] == value for column, value in where.items() if column in table]
     return table[np.logical_and.reduce(given)] if given else table
@@ -148,62 +147,4 @@ def cumulative(values: dict[str, dict[str, np.ndarray]], *, colors: dict[str, st
                 axis.ecdf(v, color=colors[group], lw=LINE["lw"])
         axis.set(xlabel=quantity, ylabel="share with at most so many", ylim=(0, 1.02))
     legend(figure, [(group, color, "-") for group, color in colors.items()])
-    return figure
-
-
-def correlations(table: pd.DataFrame) -> Figure:
-    """Rank correlations with their 95 % intervals, one point per seed, side by side at each encoder."""
-    figure, (axis,) = panels(1)
-    seeds = sorted(table.seed.unique())
-    for i, seed in enumerate(seeds):
-        rows = table[table.seed == seed]
-        place = rows.block + 0.15 * (i - (len(seeds) - 1) / 2)
-        axis.vlines(place, rows.low, rows.high, color=COLORS["mha"], lw=1.2, alpha=0.6)
-        axis.plot(place, rows.correlation, "o", color=COLORS["mha"], ms=5)
-    axis.axhline(0, color=CONTROL, lw=0.8, ls=":")
-    axis.set(xlabel="encoder", ylabel="rank correlation", xticks=sorted(table.block.unique()))
-    return figure
-
-
-def dots(
-    table: pd.DataFrame,
-    x: str,
-    y: str,
-    *,
-    xlabel: str,
-    by: str | None = None,
-    colors: Mapping[Any, str] | None = None,
-    low: str = "",
-    high: str = "",
-    at: float | None = None,
-    band: tuple[float, float] | None = None,
-) -> Figure:
-    """One line of dots for each value of ``y``, in their order from above: a dot a row, a larger one at the mean of several.
-
-    Args:
-        x: column of numbers along the axis.
-        by: column whose values lie under each other within a line, each in its colour.
-        colors: value of ``by`` → colour, also the order; None: those of :func:`snp_lib.plots.style.distinct`.
-        low, high: columns with the ends of a bar across.
-        at: a dotted line down, such as the value that means no difference.
-        band: ends of a grey band down, within which differences do not matter.
-    """
-    names, groups = list(dict.fromkeys(table[y])), _values(table, by)
-    chosen = dict(colors or dict(zip(groups, distinct([str(group) for group in groups]).values(), strict=True)))
-    figure, axis = plt.subplots(figsize=(5.6, 0.9 + 0.34 * len(names) * max(1, 0.6 * len(groups))), layout="constrained")
-    if band is not None:
-        axis.axvspan(*band, color=CONTROL, alpha=0.15, lw=0)
-    if at is not None:
-        axis.axvline(at, color=CONTROL, lw=0.8, ls=":")
-    for line, name in enumerate(names):
-        for step, group in enumerate(groups):
-            rows, color = _rows(table, {y: name, by: group}), chosen[group]
-            height = line + (step - (len(groups) - 1) / 2) * 0.8 / len(groups)
-            if low and len(rows):
-                axis.plot([rows[low].min(), rows[high].max()], [height] * 2, "-", color=color, lw=1.2)
-            axis.plot(rows[x], [height] * len(rows), "o", color=color, ms=4 if len(rows) > 1 else 6, alpha=0.55 if len(rows) > 1 else 1)
-            if len(rows) > 1:
-                axis.plot([rows[x].mean()], [height], "o", color=color, ms=7)
-    axis.set(xlabel=xlabel, yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
-    legend(figure, [(str(group), chosen[group], "o") for group in groups] if by else [])
     return figure

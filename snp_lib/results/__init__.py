@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from snp_lib.experiments import Experiment
-from snp_lib.results import heads, latency, pruning, stages
+from snp_lib.results import heads, latency, order_parameter, pruning, stages
 from snp_lib.results.setting import Measurement
 from snp_lib.store import Run, run
 from snp_lib.training.stopping import Stopped
@@ -22,6 +22,7 @@ MEASUREMENTS: dict[str, Callable[[Run], Sequence[Measurement]]] = {
     "silencing": stages.silencing_of,
     "readouts": stages.readouts_of,
     "latency": latency.latency_of,
+    "symmetry": order_parameter.starts_of,
 }
 """Name → what a run has of it, in order of value; none where it does not apply. One measurement more is one more entry."""
 

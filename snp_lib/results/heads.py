@@ -143,27 +143,64 @@ def expert_agreement(runs: Sequence[Run], *, theta: float = THETA) -> pd.DataFra
         Columns seeds, block; labels with an expert in both; same, same_chance, same_p and best, best_chance, best_p, see
         :class:`snp_lib.performance.heads.Agreement`; chances are means over shuffles.
     """
-    heads = runs[0].num_heads
     columns = ["seeds", "block", "labels", "same", "same_chance", "same_p", "best", "best_chance", "best_p"]  # of no rows, too
-    rows = []
+    return pd.DataFrame(_pairs_of(runs, theta), columns=columns)
+
+
+ORIGINS = {
+    (True, False): "same start, other order",
+    (False, True): "other start, same order",
+    (False, False): "both other",
+}
+"""What two trainings have in common: the seed that initialises, and the seed of the order of the images and of their augmentation."""
+
+
+def agreement_by_origin(runs: Sequence[Run], *, theta: float = THETA) -> pd.DataFrame:
+    """The same for trainings of one network, by what each pair of them has in common: one row per pair and encoder.
+
+    Args:
+        runs: such as ``cct`` and ``cct-o1``, see :func:`snp_lib.experiments.paper_a.reordered`; pairs that have everything in common
+            are left out.
+
+    Returns:
+        Columns as :func:`expert_agreement`, with pair (the two runs), origin (one of ``ORIGINS``), and the band from the 2.5 to the
+        97.5 % quantile of the shuffles in same_low and same_high, best_low and best_high.
+    """
+    ends = ("same_low", "same_high", "best_low", "best_high")
+    columns = ["origin", "pair", "block", "labels", "same", "same_chance", "same_p", "best", "best_chance", "best_p", *ends]
+    table = pd.DataFrame(_pairs_of(runs, theta), columns=columns)
+    return table[table.origin.notna()].reset_index(drop=True)
+
+
+def _pairs_of(runs: Sequence[Run], theta: float) -> list[dict[str, Any]]:
+    """Agreement of every pair of runs at every encoder."""
+    rows, heads = [], runs[0].num_heads
     for site in runs[0].sites_of("mha"):
         found = [experts(claims(run.matrices(site), heads, theta)) for run in runs]
-        for (i, first), (j, second) in combinations(enumerate(found), 2):
-            pair = agreement(first, second, heads, permutations=10_000)
-            rows.append(
-                {
-                    "seeds": f"{runs[i].experiment.seed}, {runs[j].experiment.seed}",
-                    "block": split_site(site)[0],
-                    "labels": pair.labels,
-                    "same": pair.same,
-                    "same_chance": pair.null_same.mean(),
-                    "same_p": pair.same_p,
-                    "best": pair.best,
-                    "best_chance": pair.null_best.mean(),
-                    "best_p": pair.best_p,
-                }
-            )
-    return pd.DataFrame(rows, columns=columns)
+        for (first, one), (second, other) in combinations(zip(runs, found, strict=True), 2):
+            pair = agreement(one, other, heads, permutations=10_000)
+            row: dict[str, Any] = {
+                "seeds": f"{first.experiment.seed}, {second.experiment.seed}",
+                "pair": f"{first.experiment.id}, {second.experiment.id}",
+                "origin": _origin(first, second),
+                "block": split_site(site)[0],
+                "labels": pair.labels,
+            }
+            for name, shuffled in (("same", pair.null_same), ("best", pair.null_best)):
+                low, high = np.quantile(shuffled, (0.025, 0.975))
+                row |= {name: getattr(pair, name), f"{name}_chance": shuffled.mean(), f"{name}_p": getattr(pair, f"{name}_p")}
+                row |= {f"{name}_low": low, f"{name}_high": high}
+            rows.append(row)
+    return rows
+
+
+def _origin(first: Run, second: Run) -> str | None:
+    """What two trainings have in common, None for everything."""
+    starts, orders = (
+        {run.experiment.seed for run in (first, second)},
+        {run.experiment.seed if run.experiment.order_seed is None else run.experiment.order_seed for run in (first, second)},
+    )
+    return ORIGINS.get((len(starts) == 1, len(orders) == 1))
 
 
 def explanations(runs: Sequence[Run], ablations: Sequence[HeadAblation], *, theta: float = THETA) -> pd.DataFrame:

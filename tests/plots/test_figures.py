@@ -234,6 +234,27 @@ def test_a_value_that_is_missing_leaves_no_gap() -> None:
     assert np.asarray(plots.curves(table, "heads", Y).axes[0].lines[0].get_xdata()).tolist() == [2, 8]
 
 
+def test_dots_stand_beside_the_band_of_chance() -> None:
+    rows = [{"block": block, "origin": origin, "same": 0.5 * block} for block in (1, 2) for origin in ("a", "b", "b")]
+    table = pd.DataFrame(rows).assign(same_low=0.2, same_chance=[0.2, 0.3, 0.4] * 2, same_high=0.4)
+    figure = plots.against_null(table, "block", {"same": "share"}, by="origin", colors={"a": "red", "b": "blue"}, null_name="chance")
+    (axis,) = figure.axes
+    chance, first, second = axis.lines
+    assert list(np.asarray(chance.get_ydata())) == pytest.approx([0.3, 0.3])
+    assert list(np.asarray(second.get_ydata())) == [0.5, 0.5, 1.0, 1.0]
+    assert (np.asarray(first.get_xdata()) < [1, 2]).all()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b", "chance"]
+    band = axis.collections[0].get_paths()[0].vertices
+    assert (np.asarray(band)[:, 1].min(), np.asarray(band)[:, 1].max()) == pytest.approx((0.2, 0.4))
+
+
+def test_a_logarithmic_axis_begins_where_the_values_do() -> None:
+    table = pd.DataFrame({"step": [0, 10, 20], "spread": [1e-6, 1e-3, 1.0]})
+    (axis,) = plots.curves(table, "step", {"spread": "spread"}, steep=["spread"]).axes
+    assert axis.get_yscale() == "log"
+    assert 0 < axis.get_ylim()[0] < 1e-6
+
+
 def test_shares_of_claims_are_those_of_each_label() -> None:
     figure = plots.claim_maps({"a": RNG.integers(0, 9, (4, 30)), "b": np.zeros((4, 30), dtype=int)})
     np.testing.assert_allclose(np.asarray(figure.axes[0].images[0].get_array()).sum(axis=0), 1)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from snp_lib.analysis.ablation import kept_heads
-from snp_lib.performance.heads import claims, experts, symmetry_breaking
+from snp_lib.performance.heads import agreement, claims, experts, symmetry_breaking
 from snp_lib.performance.statistics import claims_explain
 from snp_lib.results import measure
 from snp_lib.results.claims import benchmark
 from snp_lib.results.heads import (
+    ORIGINS,
     Ablation,
     ablated_accuracy,
+    agreement_by_origin,
     claim_maps,
     expert_agreement,
     explanations,
@@ -49,6 +53,23 @@ def test_a_seed_agrees_with_itself(staged: Run) -> None:
     assert pairs.same.tolist() == [1.0] * 3
     assert pairs.best.tolist() == [1.0] * 3
     assert (pairs.same_chance < 0.6).all()
+
+
+def test_pairs_are_named_by_what_they_have_in_common(smoke_run: Run) -> None:
+    """One network under other names: the numbers are those of two seeds, and only the names tell the pairs apart."""
+    starts = ((0, None), (1, None), (0, 1), (1, 0))
+    base = smoke_run.experiment
+    runs = [replace(smoke_run, experiment=base.vary(f"cct-o{order}", seed=seed, order_seed=order)) for seed, order in starts]
+    table = agreement_by_origin(runs)
+    assert table.groupby("origin").pair.nunique().to_dict() == dict.fromkeys(ORIGINS.values(), 2)
+    assert table.block.tolist() == [block for block in (1, 2, 3) for _ in range(6)]
+    assert agreement_by_origin([runs[0], replace(runs[0])]).empty  # with everything in common there is nothing to ask
+    expected = expert_agreement(runs)
+    for column in ("labels", "same", "same_chance", "best", "best_chance", "best_p"):
+        assert table[column].tolist() == expected[column].tolist()
+    found = experts(claims(smoke_run.matrices("block1.mha"), HEADS))
+    band = np.quantile(agreement(found, found, HEADS, permutations=10_000).null_best, (0.025, 0.975))
+    assert table.iloc[0][["best_low", "best_high"]].tolist() == band.tolist()
 
 
 def test_ablation_tables_are_means_of_what_was_measured(staged: Run) -> None:
