@@ -42,7 +42,8 @@ class Attention(nn.Module):
         n, t, d = x.shape
         q, k, _ = self.qkv(x).view(n, t, 3, self.num_heads, d // self.num_heads).permute(2, 0, 3, 1, 4)
         with torch.autocast(x.device.type, enabled=False):
-            return attention_weights(q.float(), k.float())
+            weights: Tensor = attention_weights(q.float(), k.float())
+        return weights
 
 
 def attend(
@@ -57,7 +58,8 @@ def attend(
 
 def attention_weights(q: Float[Tensor, "n h t w"], k: Float[Tensor, "n h t w"]) -> Float[Tensor, "n h t t"]:
     """What every query takes of every key: softmax(q·kᵀ/√w), whose rows sum to one (Vaswani et al. 2017, section 3.2.1)."""
-    return ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1)
+    weights: Tensor = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1)
+    return weights
 
 
 class Encoder(nn.Module):

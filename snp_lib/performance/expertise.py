@@ -98,7 +98,7 @@ def recognised_first(matrices: Float[np.ndarray, "unit label output"]) -> Bool[n
 
 
 def standing_out(matrices: Float[np.ndarray, "unit label output"]) -> Float[np.ndarray, "unit label"]:
-    """How far the field on a label's own output lies above that on the others, in standard deviations of the others; 0 where these are equal.
+    """How far the field on a label's own output lies above that on the others, in standard deviations of these; 0 where all are equal.
 
     Unlike a rank it does not stop growing when the label is first, and unlike the field it does not grow with the unit's weights.
 

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from jaxtyping import Float
 
 from snp_lib.analysis.attention import (
     attend_to,
     decoded,
-    explained_by_chance,
     explained_by_label,
     means_by_label,
     pooled,
 )
-from snp_lib.models.sites import split_site
-from snp_lib.performance import THETA
-from snp_lib.performance.expertise import expert_advantage
-from snp_lib.performance.heads import claims, experts
 from snp_lib.results.heads import MOST_HEADS
 from snp_lib.results.setting import Measurement, Setting, heads_needed
-from snp_lib.store import Run, StoreError
+from snp_lib.store import Run
 from snp_lib.store.derived import Arrays
 
 STATES = ("trained", "untrained")
