@@ -205,6 +205,13 @@ def reach(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def nearest_and_farthest(table: pd.DataFrame) -> pd.DataFrame:
+    """The smallest and the largest distance of an encoder's heads, of :func:`reach`: columns seed, network, block, head, distance."""
+    ends = table.groupby(["seed", "network", "block"]).distance.agg(["min", "max"]).reset_index()
+    names = {"min": "the head that looks nearest", "max": "the head that looks farthest"}
+    return ends.rename(columns=names).melt(["seed", "network", "block"], list(names.values()), "head", "distance")
+
+
 @dataclass(frozen=True)
 class Examples:
     """Mean attention maps of the last encoder on one label for each head, the one whose claims by it exceed chance most.

@@ -110,10 +110,10 @@ def beyond_dealt(fields: pd.DataFrame) -> pd.DataFrame:
 
 
 def _nodes(run: Run, site: str, theta: float) -> Iterator[tuple[str, Matrices, Bool[np.ndarray, "node label"]]]:
-    """Network, matrices and diagonal sets of the nodes of a site, trained and untrained."""
-    untrained = matrices_at(Stage(epoch=0).read(run), site, run.sites[site])
-    for network, nodes in zip(STATES, (run.matrices(site), untrained), strict=True):
-        yield network, nodes, node_sets(run, site, network, theta)
+    """Network, matrices and diagonal sets of the nodes of a site, trained and, where its class means are kept, untrained."""
+    yield STATES[0], run.matrices(site), node_sets(run, site, STATES[0], theta)
+    if f"weight/{site}" in (arrays := Stage(epoch=0).read(run)):
+        yield STATES[1], matrices_at(arrays, site, run.sites[site]), node_sets(run, site, STATES[1], theta)
 
 
 def _field(heads: Matrices, claimed: Int[np.ndarray, "head label"]) -> dict[str, Any]:
