@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -48,9 +48,17 @@ def node_sets(run: Run, site: str, network: str, theta: float) -> Bool[np.ndarra
 
 
 def heads_alone(
-    runs: Sequence[Run], ablations: Sequence[HeadAblation], *, theta: float = THETA, permutations: int = 10_000
+    runs: Sequence[Run],
+    ablations: Sequence[HeadAblation],
+    *,
+    theta: float = THETA,
+    split: Literal["train", "test"] = "test",
+    permutations: int = 10_000,
 ) -> pd.DataFrame:
     """Accuracy with one head left on, on the labels whose expert it is against the other heads on the same: one row per seed and encoder.
+
+    Args:
+        split: whose images name the experts; accuracies are on the test split, so that ``train`` names them on other images.
 
     Returns:
         Columns seed, block, those of :func:`advantage_row`, accuracies in [0, 1]; correlation, low, high (95 % over labels) and
@@ -60,7 +68,7 @@ def heads_alone(
     for run, ablation in zip(runs, ablations, strict=True):
         for site in ablation.sites:
             alone = ablation.accuracy_of(site, kept_heads("alone", run.num_heads))
-            claimed = claims(run.matrices(site), run.num_heads, theta)
+            claimed = claims(run.matrices(site, split=split), run.num_heads, theta)
             found = expert_advantage(alone, experts(claimed), permutations=permutations, seed=run.experiment.seed)
             explained = claims_explain(claimed, alone, within_label=True)
             low, high = explained.interval

@@ -34,11 +34,14 @@ def test_heads_alone_are_compared_on_the_same_labels(staged: Run) -> None:
     assert (row.null_low, row.null_high) == pytest.approx(found.null_interval)
     ranks = claims_explain(claimed, alone, within_label=True)
     assert row.correlation == pytest.approx(ranks.correlation, nan_ok=True)
+    elsewhere = heads_alone([staged], [ablation], theta=0.4, split="train", permutations=50).iloc[1]
+    chosen = experts(claims(staged.matrices(SITE, split="train"), HEADS, 0.4))
+    assert elsewhere.excess == pytest.approx(expert_advantage(alone, chosen, permutations=50).excess)
 
 
 def test_fields_are_those_of_whole_heads_before_and_after_training(staged: Run) -> None:
     measure([staged], "stages", device="cpu", progress=False)
-    table = heads_in_their_fields([staged], deals=2).set_index(["network", "block", "heads"])
+    table = heads_in_their_fields([staged], deals=2).set_index(["network", "block", "heads"]).sort_index()
     assert len(table) == 2 * staged.depth * 2
     arrays = Stage(epoch=0).read(staged)
     for network, nodes in (("trained", staged.matrices(SITE)), ("untrained", matrices_at(arrays, SITE, staged.sites[SITE]))):
