@@ -14,13 +14,14 @@ from snp_lib.plots.style import COLORS
 def attention_maps(maps: Mapping[str, np.ndarray], labels: Sequence[str]) -> Figure:
     """Mean attention maps, heads down and labels across, one block of columns per network, all in one scale of shades.
 
-    The label on the diagonal is that of the head, and framed.
+    The label on the diagonal is that of the head, and framed. The hundredth of the places that receive most, in the network where
+    these receive most, share the darkest shade, so that no single place leaves all others pale.
 
     Args:
         maps: network → (H, H, rows, columns), head by label; 1 is what a place would receive if all received alike.
         labels: their names.
     """
-    heads, most = len(labels), max(float(values.max()) for values in maps.values())
+    heads, most = len(labels), max(float(np.quantile(values, 0.99)) for values in maps.values())
     widths = [1.0] * heads + ([0.25] + [1.0] * heads) * (len(maps) - 1)  # a gap between networks
     size = (6.4, 6.4 / sum(widths) * heads + 1.9)
     figure, axes = plt.subplots(heads, len(widths), figsize=size, layout="constrained", squeeze=False, gridspec_kw={"width_ratios": widths})
@@ -38,5 +39,5 @@ def attention_maps(maps: Mapping[str, np.ndarray], labels: Sequence[str]) -> Fig
             axes[-1, start + label].set_xlabel(name, fontsize=10, rotation=90)
     for head in range(heads):
         axes[head, 0].set_ylabel(f"head {head + 1}", fontsize=10)
-    figure.colorbar(image, ax=axes, location="bottom", shrink=0.6, aspect=30, label="attention received, 1 = uniform")
+    figure.colorbar(image, ax=axes, location="bottom", shrink=0.6, aspect=30, extend="max", label="attention received, 1 = uniform")
     return figure

@@ -207,11 +207,14 @@ def test_shares_of_claims_are_those_of_each_label() -> None:
 
 
 def test_maps_of_heads_share_one_scale_and_frame_their_own_label() -> None:
-    maps = {"trained": RNG.random((3, 3, 4, 4)), "untrained": np.ones((3, 3, 4, 4))}
+    maps = {"trained": 3 * RNG.random((3, 3, 4, 4)), "untrained": np.ones((3, 3, 4, 4))}
+    maps["trained"][2, 1, 0, 0] = 50
     figure = plots.attention_maps(maps, ["a", "b", "c"])
     shown = [axis for axis in figure.axes if axis.images]
     assert len(shown) == 18
-    assert {axis.images[0].get_clim() for axis in shown} == {(0, 1.0)}
+    ((lowest, highest),) = {axis.images[0].get_clim() for axis in shown}
+    assert lowest == 0
+    assert 2.5 < highest < 3  # whatever one place receives
     np.testing.assert_array_equal(np.asarray(shown[1].images[0].get_array()), maps["trained"][0, 1])
     framed = [i for i, axis in enumerate(shown) if axis.spines["left"].get_linewidth() > 1]
     assert framed == [0, 3, 7, 10, 14, 17]  # row by row: the diagonal of each network
