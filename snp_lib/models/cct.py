@@ -150,6 +150,10 @@ class CCT(Transformer, ImageNetwork):
         tokens: int = self.config.num_tokens
         return tokens
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self.config.grid_size, self.config.grid_size
+
     def embed(self, x: Float[Tensor, "n c s s"]) -> Float[Tensor, "n t d"]:
         """Images to the tokens that the first encoder reads; raises ValueError for images of another size."""
         self.check(x)

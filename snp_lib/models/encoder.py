@@ -37,6 +37,14 @@ class Attention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (N, H, T, d/H)
         return attend(q, k, v, dropout=dropout).transpose(1, 2).reshape(n, t, d)
 
+    def weights(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n h t t"]:
+        """The attention weights of every head, in float32: row q of a head's matrix is the share of every token in its output at q."""
+        n, t, d = x.shape
+        q, k, _ = self.qkv(x).view(n, t, 3, self.num_heads, d // self.num_heads).permute(2, 0, 3, 1, 4)
+        with torch.autocast(x.device.type, enabled=False):
+            weights: Tensor = attention_weights(q.float(), k.float())
+        return weights
+
 
 def attend(
     q: Float[Tensor, "n h t w"], k: Float[Tensor, "n h t w"], v: Float[Tensor, "n h t w"], *, dropout: float = 0.0
@@ -44,9 +52,14 @@ def attend(
     """Scaled dot-product attention of every head, softmax(q·kᵀ/√w)·v, with dropout of the attention weights."""
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad:
         # torch's fused CPU kernel spends more than half of a bfloat16 training step in its backward pass
-        weights = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1)
-        return F.dropout(weights, dropout) @ v
+        return F.dropout(attention_weights(q, k), dropout) @ v
     return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+
+
+def attention_weights(q: Float[Tensor, "n h t w"], k: Float[Tensor, "n h t w"]) -> Float[Tensor, "n h t t"]:
+    """What every query takes of every key: softmax(q·kᵀ/√w), whose rows sum to one (Vaswani et al. 2017, section 3.2.1)."""
+    weights: Tensor = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1)
+    return weights
 
 
 class Encoder(nn.Module):
@@ -103,6 +116,11 @@ class Encoder(nn.Module):
         """The encoder's input to the outputs of its heads, side by side."""
         outputs: Tensor = self.attention(normalized(x, self.norm1))
         return outputs
+
+    def attention_weights(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n h t t"]:
+        """The encoder's input to the attention weights of its heads."""
+        weights: Tensor = self.attention.weights(normalized(x, self.norm1))
+        return weights
 
     def after_attention(self, x: Float[Tensor, "n t d"], mha: Float[Tensor, "n t d"]) -> dict[str, Tensor]:
         """The rest of ``forward``, from the encoder's input and its head outputs, which may have been changed."""
@@ -239,3 +257,6 @@ class Transformer(Network):
 
     def after_attention(self, hidden: Float[Tensor, "n t d"], mha: Float[Tensor, "n t d"], block: int) -> Float[Tensor, "n t d"]:
         return self.stack()[block - 1].after_attention(hidden, mha)["block"]
+
+    def attention_weights(self, hidden: Float[Tensor, "n t d"], block: int) -> Float[Tensor, "n h t t"]:
+        return self.stack()[block - 1].attention_weights(hidden)

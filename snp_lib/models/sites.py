@@ -57,7 +57,7 @@ class Network(nn.Module):
     ``model(x, sites=[…])`` returns ``(logits, features)``, a dictionary from site name to tokens (N, T, width) or maps
     (N, C, h, w). A subclass gives ``config``, ``sites``, ``compute`` and ``example``. One whose blocks can be told apart also gives
     ``before``, ``behind`` and ``parameters_before``; one with linear layers between sites, ``layers``; one whose heads can be switched
-    off, ``attention`` and ``after_attention``.
+    off, ``attention`` and ``after_attention``; one that says what its heads attend to, ``attention_weights`` and ``grid``.
     """
 
     config: Any
@@ -113,6 +113,15 @@ class Network(nn.Module):
     def attention(self, hidden: Tensor, block: int) -> Tensor:
         """What a block reads to the outputs of its heads side by side, its ``mha`` site."""
         raise NotImplementedError(f"{type(self).__name__} has no heads that could be switched off")
+
+    def attention_weights(self, hidden: Tensor, block: int) -> Tensor:
+        """What a block reads to the attention weights (N, H, T, T) of its heads: row q says what query q takes of every token."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what its heads attend to")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the tokens, which stand row by row."""
+        raise NotImplementedError(f"the tokens of {type(self).__name__} stand on no grid")
 
     def after_attention(self, hidden: Tensor, mha: Tensor, block: int) -> Tensor:
         """The rest of a block, from what it reads and its head outputs, which may have been changed."""

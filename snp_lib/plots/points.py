@@ -92,3 +92,23 @@ def against_null(table: pd.DataFrame, x: str, ys: Mapping[str, str], *, by: str,
         axis.set(xlabel=AXES.get(x, x), ylabel=label, xticks=sorted(table[x].unique()))
     legend(figure, [*((str(value), color, "o") for value, color in colors.items()), (null_name, CONTROL, ":")])
     return figure
+
+
+def seeds_against_null(table: pd.DataFrame, column: str, *, ylabel: str, name: str, null: str) -> Figure:
+    """One point per seed, side by side at each encoder, over the grey range of what chance gives.
+
+    Args:
+        table: columns seed, block, ``column``, null_low and null_high, the ends of the range, of which the means over seeds are drawn.
+        name, null: what the points and the range are called in the legend.
+    """
+    figure, (axis,) = panels(1)
+    seeds, blocks = sorted(table.seed.unique()), sorted(table.block.unique())
+    chance = table.groupby("block")[["null_low", "null_high"]].mean()
+    axis.bar(blocks, chance.null_high - chance.null_low, 0.7, chance.null_low, color=CONTROL, alpha=0.3, lw=0)
+    for i, seed in enumerate(seeds):
+        rows = table[table.seed == seed]
+        axis.plot(rows.block + 0.15 * (i - (len(seeds) - 1) / 2), rows[column], "o", color=COLORS["mha"], ms=5)
+    axis.axhline(0, color=CONTROL, lw=0.8, ls=":")
+    axis.set(xlabel="encoder", ylabel=ylabel, xticks=blocks)
+    legend(figure, [(name, COLORS["mha"], "o"), (null, "#cccccc", "s")], columns=1)
+    return figure

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Num
 
 from snp_lib.models.sites import split_site
 from snp_lib.performance import THETA, Summary, summarize
@@ -93,7 +93,7 @@ def dealt_heads(run: Run, site: str, deals: int) -> Iterator[tuple[int, Float[np
         yield deal, dealt(nodes, run.num_heads, seed=(run.experiment.seed, deal))
 
 
-def dealt(nodes: Float[np.ndarray, "node label output"], heads: int, *, seed: tuple[int, int]) -> Float[np.ndarray, "head label output"]:
+def dealt(nodes: Num[np.ndarray, node * rest], heads: int, *, seed: tuple[int, int]) -> Num[np.ndarray, head * rest]:
     """Sums over equal numbers of nodes in random order, as many sums as there are heads."""
     order = np.random.default_rng(seed).permutation(len(nodes))
     return np.asarray(nodes[order].reshape(heads, -1, *nodes.shape[1:]).sum(axis=1))

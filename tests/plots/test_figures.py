@@ -110,6 +110,13 @@ FIGURES: dict[str, tuple[Callable[..., Figure], tuple[Any, ...], dict[str, Any],
     ),
     "gains": (plots.gains, (GAINS,), {"xlabel": "points"}, [3 * 3], []),
     "cost": (plots.cost, (COSTS, SINGLES), {"names": {"a": "{} of a", "none": "none"}, "labels": {"one": "single"}}, [2 + 1], []),
+    "against chance": (
+        plots.seeds_against_null,
+        (TRAINED[TRAINED.kind == "ff"].assign(null_low=0.0, null_high=0.5), "snr"),
+        {"ylabel": "SNR", "name": "experts", "null": "shuffled"},
+        [2 + 1],
+        ["experts", "shuffled"],
+    ),
     "intervals": (plots.correlations, (TRAINED[TRAINED.kind == "ff"].assign(correlation=0.3),), {}, [2 + 1], []),
     "distributions": (
         plots.cumulative,
@@ -283,6 +290,30 @@ def test_costs_are_in_millions_and_lines_named_at_their_ends() -> None:
     low, high = axis.get_xlim()
     assert low < 1
     assert high > 9
+
+
+def test_maps_of_heads_share_one_scale_and_frame_their_own_label() -> None:
+    maps = {"trained": 3 * RNG.random((3, 3, 4, 4)), "untrained": np.ones((3, 3, 4, 4))}
+    maps["trained"][2, 1, 0, 0] = 50
+    figure = plots.attention_maps(maps, ["a", "b", "c"])
+    shown = [axis for axis in figure.axes if axis.images]
+    assert len(shown) == 18
+    ((lowest, highest),) = {axis.images[0].get_clim() for axis in shown}
+    assert lowest == 0
+    assert 2.5 < highest < 3  # whatever one place receives
+    np.testing.assert_array_equal(np.asarray(shown[1].images[0].get_array()), maps["trained"][0, 1])
+    framed = [i for i, axis in enumerate(shown) if axis.spines["left"].get_linewidth() > 1]
+    assert framed == [0, 3, 7, 10, 14, 17]  # row by row: the diagonal of each network
+    assert [axis.get_title(loc="left") for axis in shown[:6]] == ["trained", "", "", "untrained", "", ""]
+    figure.canvas.draw()
+
+
+def test_the_range_of_chance_is_the_mean_of_those_of_the_seeds() -> None:
+    table = pd.DataFrame({"seed": [0, 1], "block": [1, 1], "d": [3.0, 4.0], "null_low": [-1.0, -2.0], "null_high": [1.0, 3.0]})
+    (axis,) = plots.seeds_against_null(table, "d", ylabel="", name="", null="").axes
+    bar: Any = axis.patches[0]
+    assert (bar.get_y(), bar.get_y() + bar.get_height()) == (-1.5, 2.0)
+    assert [np.asarray(line.get_ydata()).item() for line in axis.lines[:2]] == [3.0, 4.0]
 
 
 def test_bars_of_a_benchmark_are_its_ratios() -> None:
