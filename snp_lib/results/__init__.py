@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from snp_lib.experiments import Experiment
-from snp_lib.results import heads, latency, pruning, stages
+from snp_lib.results import heads, latency, macroscopic, pruning, stages
 from snp_lib.results.setting import Measurement
 from snp_lib.store import Run, run
 from snp_lib.training.stopping import Stopped
@@ -21,6 +21,7 @@ MEASUREMENTS: dict[str, Callable[[Run], Sequence[Measurement]]] = {
     "pruning": pruning.prunings_of,
     "silencing": stages.silencing_of,
     "readouts": stages.readouts_of,
+    "macroscopic": macroscopic.macroscopic_of,
     "latency": latency.latency_of,
 }
 """Name → what a run has of it, in order of value; none where it does not apply. One measurement more is one more entry."""
