@@ -32,12 +32,27 @@ independent nodes with a variance for each label; independent nodes, their means
 first with class means shuffled between nodes.
 """
 
+WORDS = {
+    "independent": "independent nodes",
+    "correlated": "correlated nodes",
+    "scaled": "one factor for correlation",
+    "each label": "a variance for each label",
+    "other half": "from other images",
+    "shuffled": "class means shuffled",
+}
+"""What figures and tables call ``WAYS``."""
+
 NUMBERS = ("snr", "equal", "ones", "noise_ratio", "correlation")
 """One number a site: SNR at θ, SNR at equal density, ones per node at θ, and see ``noise_ratio`` and ``typical_correlation`` of
 :mod:`snp_lib.performance.macroscopic`."""
 
 CONTROLS = {"block": "depth", "snr": "SNR at θ", "equal": "SNR at equal density", "ones": "ones per node"}
 """Columns of :func:`predicted_accuracy` from which accuracy is guessed without nodes, and their names."""
+
+FITTED = "independent nodes, fitted"
+"""A monotone fit to the prediction from independent nodes, as those to ``CONTROLS``."""
+
+MEAN = "mean of the others"
 
 DRAWS = 1024
 
@@ -182,38 +197,57 @@ def label_by_label(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def prediction_errors(table: pd.DataFrame) -> pd.DataFrame:
-    """Error of each prediction, and of a monotone fit to each of ``CONTROLS`` made on the networks of the other seeds.
+def guesses(table: pd.DataFrame) -> pd.DataFrame:
+    """Every prediction of a site's accuracy, and monotone fits to each of ``CONTROLS`` made on the networks of the other seeds.
+
+    A fit never sees the network that it guesses; of a single seed it is made on the other one of its two networks.
 
     Args:
-        table: of :func:`predicted_accuracy`, two seeds at least for the controls.
+        table: of :func:`predicted_accuracy`.
+
+    Returns:
+        One row per site and guess: columns seed, network, block, kind, accuracy (measured), guess (in ``WORDS``), and predicted, in [0, 1].
+    """
+    measured = table.accuracy.to_numpy()
+    groups = (table.seed if table.seed.nunique() > 1 else table.network).tolist()
+    found = {WORDS[way]: table[way].to_numpy() for way in WAYS}
+    found |= {name: left_out(table[column].to_numpy(), measured, groups) for column, name in (CONTROLS | {"independent": FITTED}).items()}
+    found[MEAN] = left_out(np.zeros(len(table)), measured, groups)
+    sites = table[["seed", "network", "block", "kind", "accuracy"]]
+    return pd.concat([sites.assign(guess=guess, predicted=values) for guess, values in found.items()], ignore_index=True)
+
+
+def prediction_errors(guessed: pd.DataFrame) -> pd.DataFrame:
+    """How far each guess lies from what was measured.
+
+    Args:
+        guessed: of :func:`guesses`.
 
     Returns:
         One row per seed and guess, with columns error (mean absolute, over the sites of the trained and the untrained network, in
-        [0, 1]), trained and untrained (the same of one of them alone), and r2, the share of the variance of the log-odds explained.
+        [0, 1]), trained and untrained (the same of one of them alone), bias (mean of guess minus measured, trained), and r2, one minus the
+        mean squared error of the log-odds over their variance, negative for a guess worse than their mean.
     """
-    guesses = {way: table[way].to_numpy() for way in WAYS}
-    measured, seeds = table.accuracy.to_numpy(), table.seed.to_numpy()
-    if len(set(seeds)) > 1:
-        guesses |= {name: left_out(table[column].to_numpy(), measured, seeds) for column, name in CONTROLS.items()}
-        guesses["mean of the others"] = left_out(np.zeros(len(table)), measured, seeds)
     rows: list[dict[str, Any]] = []
-    for guess, values in guesses.items():
-        missed = pd.Series(abs(values - measured))
-        for seed in dict.fromkeys(seeds):
-            own = seeds == seed
-            row = {"seed": seed, "guess": guess, "error": missed[own].mean()}
-            row |= {state: missed[own & (table.network == state).to_numpy()].mean() for state in STATES}
-            x, y = log_odds(values[own]), log_odds(measured[own])
-            rows.append(row | {"r2": 1 - float(((x - y) ** 2).sum() / ((y - y.mean()) ** 2).sum())})
+    for (guess, seed), own in guessed.groupby(["guess", "seed"], sort=False):
+        missed = own.predicted - own.accuracy
+        row = {"seed": seed, "guess": guess, "error": missed.abs().mean()}
+        row |= {state: missed[own.network == state].abs().mean() for state in STATES}
+        x, y = log_odds(own.predicted.to_numpy()), log_odds(own.accuracy.to_numpy())
+        rows.append(row | {"bias": missed[own.network == STATES[0]].mean(), "r2": 1 - float(((x - y) ** 2).mean() / y.var())})
     return pd.DataFrame(rows)
 
 
-def errors_beside_controls(errors: pd.DataFrame, way: str) -> list[float]:
-    """For each seed, the error of a prediction minus that of the best of ``CONTROLS``, best on average over the seeds."""
+def errors_by_seed(errors: pd.DataFrame, guess: str, *, beside: bool = False) -> list[float]:
+    """The error of a guess for each seed.
+
+    Args:
+        errors: of :func:`prediction_errors`.
+        beside: minus that of the best of ``CONTROLS``, best on average over the seeds.
+    """
     wide = errors.pivot(index="seed", columns="guess", values="error")
     best = wide[list(CONTROLS.values())].mean().idxmin()
-    return (wide[way] - wide[best]).tolist()
+    return (wide[guess] - (wide[best] if beside else 0)).tolist()
 
 
 def _kept(runs: Sequence[Run]) -> list[tuple[Run, str, Arrays]]:
