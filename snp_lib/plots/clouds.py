@@ -49,13 +49,14 @@ def clouds(
     """
     shown = list(table[panel].unique()) if panel else [None]
     values = list(table[by].unique()) if by else [None]
-    colors = {value: COLORS[value] for value in values} if set(values) <= set(COLORS) else distinct([str(value) for value in values])
+    groups = [str(value) for value in values]
+    colors = {group: COLORS[group] for group in groups} if set(groups) <= set(COLORS) else distinct(groups)
     figure, axes = panels(len(shown))
     for axis, where in zip(axes, shown, strict=True):
         rows = (table[table[panel] == where] if panel else table).dropna(subset=[x, y])
         for value in values:
             of_value = rows[rows[by] == value] if by else rows
-            color = colors.get(value, colors.get(str(value), COLORS["mha"]))
+            color = colors[str(value)] if by else COLORS["mha"]
             rings = of_value[hollow].astype(bool).to_numpy() if hollow else np.zeros(len(of_value), dtype=bool)
             for chosen, face in ((~rings, color), (rings, "none")):
                 axis.plot(*_places(of_value[chosen], x, y, odds=odds), "o", mec=color, mfc=face, ms=4.5, alpha=0.75, mew=0.9)
@@ -67,8 +68,8 @@ def clouds(
             _plain_ticks(axis, rows[x])
         if odds:
             _as_odds(axis)
-    named = NAMES | dict(names or {})
-    entries = [(named.get(value, str(value)), colors.get(value, colors.get(str(value))), "o") for value in values if by]
+    named = NAMES | {str(value): name for value, name in (names or {}).items()}
+    entries = [(named.get(str(value), str(value)), colors[str(value)], "o") for value in values if by]
     legend(figure, entries, columns=2)
     if hollow and table[hollow].astype(bool).any():
         for handle in [] if not figure.legends else figure.legends[0].legend_handles:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -248,6 +248,31 @@ def errors_by_seed(errors: pd.DataFrame, guess: str, *, beside: bool = False) ->
     wide = errors.pivot(index="seed", columns="guess", values="error")
     best = wide[list(CONTROLS.values())].mean().idxmin()
     return (wide[guess] - (wide[best] if beside else 0)).tolist()
+
+
+def logits_as_gaussian(networks: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
+    """The same prediction for the networks' own logits, which records keep, by one covariance for all labels and by one for each.
+
+    Covariances of single labels come from few images, at CIFAR-100 a hundred for a hundred logits, and are those of the very images on
+    which the network is tested.
+
+    Returns:
+        One row per run: columns network, seed, accuracy (mean over labels), pooled and each (predicted), all in [0, 1]; skewness of
+        the logit of the true label around its class mean, in units of its standard deviation there.
+    """
+    rows: list[dict[str, Any]] = []
+    for network, runs in networks.items():
+        for run in runs:
+            logits, labels = run.logits.astype(np.float64), run.labels.astype(np.int64)
+            groups = [logits[labels == label] for label in range(logits.shape[1])]
+            means, each = np.stack([group.mean(0) for group in groups]), np.stack([np.cov(group.T) for group in groups])
+            freedom = np.array([len(group) - 1 for group in groups])
+            pooled = np.tensordot(freedom, each, 1) / freedom.sum()
+            own = [(group[:, label] - means[label, label]) / group[:, label].std() for label, group in enumerate(groups)]
+            row = {"network": network, "seed": run.experiment.seed, "skewness": float((np.concatenate(own) ** 3).mean())}
+            row["accuracy"] = float(np.mean([(group.argmax(1) == label).mean() for label, group in enumerate(groups)]))
+            rows.append(row | {name: float(gaussian_accuracy(means, of).mean()) for name, of in {"pooled": pooled, "each": each}.items()})
+    return pd.DataFrame(rows)
 
 
 def _kept(runs: Sequence[Run]) -> list[tuple[Run, str, Arrays]]:

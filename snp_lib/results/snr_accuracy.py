@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from snp_lib.experiments import Scale, get, head_counts
 from snp_lib.models.sites import split_site
 from snp_lib.performance import THETA, summarize
 from snp_lib.performance.density import ones_at, operating_curve, snr_at_density
 from snp_lib.performance.statistics import left_out, rank_correlation
-from snp_lib.results.equal_density import ones_for
-from snp_lib.results.families import Families, head_statistics, side_by_side, test_accuracy
+from snp_lib.results import run_all
+from snp_lib.results.equal_density import HEADS, SPLITS, ones_for
+from snp_lib.results.families import Families, head_statistics, networks_with_heads, side_by_side, test_accuracy
 from snp_lib.results.sites import snr_rise
 from snp_lib.results.stages import Stage, index_of, stages
 from snp_lib.store import Run, Unit
@@ -21,8 +24,29 @@ from snp_lib.store import Run, Unit
 Kinds = Mapping[str, Sequence[Run]]
 """Kind of network, in words → runs of it, which may differ in experiment, scale and seed."""
 
+IMAGES = {"test": "test", "train": "training"}
+
 TELLERS = {"snr": "SNR at θ", "equal": "SNR at equal density", "ones": "ones per node"}
 """Columns of :func:`sites_of_networks` that may tell the accuracy, and their names."""
+
+
+def kinds_of_network(runs: Sequence[Run], scale: Scale, seeds: Sequence[int], **options: Any) -> tuple[dict[str, list[Run]], Families]:
+    """Networks to hold beside those of a chapter, by kind, and among them compact transformers by their number of heads.
+
+    Args:
+        runs: of the chapter, a kind of their own where they are of another scale.
+        scale: of the others. At smoke, where all train on digits, there is no Flowers-102.
+        options: as for :func:`snp_lib.results.run_all`, which makes or reads them; ``cct``, ViT, ResNet and Flowers-102 with their stages.
+    """
+    heads = networks_with_heads(head_counts(scale), scale, seeds, **options)
+    staged = options | {"measured": ["stages"]}
+    names = {"cct": "CCT", "vit": "ViT", "resnet": "ResNet"} | ({"flowers": "CCT, Flowers-102"} if scale != "smoke" else {})
+    found = {kind: run_all([get(name, scale, seed) for seed in seeds], **staged) for name, kind in names.items()}
+    known = {run.experiment.id for run in found["CCT"]}
+    found["CCT"] += [run for of_count in heads.values() for run in of_count if run.experiment.id not in known]
+    if runs[0].experiment.scale != scale:
+        found[f"CCT, {runs[0].experiment.scale}"] = list(runs)
+    return found, heads
 
 
 def sites_of_networks(networks: Kinds, *, theta: float = THETA) -> pd.DataFrame:
@@ -160,6 +184,20 @@ def heads_and_accuracy(families: Families, *, ones: int, theta: float = THETA) -
     return rows.merge(pd.DataFrame(equal), on=keys).assign(percent=100 * rows.accuracy).drop(columns="accuracy")
 
 
+def along_and_across(along: pd.DataFrame, heads: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy against SNR along trainings and across numbers of heads, in one table: columns way, name, snr, percent.
+
+    Args:
+        along: of :func:`accuracy_along_training`.
+        heads: of :func:`heads_and_accuracy`.
+    """
+    epochs = along.epoch.map(lambda epoch: {0: "untrained", 1: "1 epoch"}.get(epoch, f"{epoch}"))
+    columns = ["way", "name", "snr", "percent"]
+    first = along.assign(way="nodes, along the training", name=epochs)[columns]
+    second = heads.assign(way="heads, by their number", name=heads.heads.map("{} heads".format))[columns]
+    return pd.concat([first, second], ignore_index=True)
+
+
 def correlations_by_seed(table: pd.DataFrame, columns: Sequence[str] = ("snr", "equal", "rise")) -> pd.DataFrame:
     """Rank correlation of each column with the accuracy over networks of one seed: a row for each seed.
 
@@ -172,25 +210,23 @@ def correlations_by_seed(table: pd.DataFrame, columns: Sequence[str] = ("snr", "
     ).T
 
 
-def by_split(networks: Kinds, *, kinds: Sequence[str], heads: str = "", theta: float = THETA) -> pd.DataFrame:
+def by_split(networks: Kinds, *, kinds: Sequence[str], theta: float = THETA) -> pd.DataFrame:
     """SNR of the first and last site of each kind and its rise, by class means of test images and of training images.
 
     Args:
         networks: name → runs that keep both.
-        kinds: of sites whose nodes are measured; a network that lacks one has no row of it.
-        heads: a name for the heads of the ``mha`` sites, measured too where one is given.
+        kinds: of sites whose nodes are measured, or ``HEADS`` of :mod:`snp_lib.results.equal_density` for the heads of the ``mha`` sites;
+            a network that lacks one has no row of it.
 
     Returns:
         Columns network, seed, kind, images (test or training), first, last, rise.
     """
     rows: list[dict[str, Any]] = []
     for network, runs in networks.items():
-        for run in runs:
-            units: dict[str, tuple[str, Unit]] = {kind: (kind, "node") for kind in kinds} | ({heads: ("mha", "head")} if heads else {})
-            for name, (kind, unit) in units.items():
-                sites = run.sites_of(kind)
-                for images, split in (("test", "test"), ("training", "train")) if sites else ():
-                    first, last = (summarize(run.matrices(site, unit=unit, split=split), theta).snr for site in (sites[0], sites[-1]))  # type: ignore[arg-type]
-                    row = {"network": network, "seed": run.experiment.seed, "kind": name, "images": images}
-                    rows.append(row | {"first": first, "last": last, "rise": last / first})
+        for run, kind, split in itertools.product(runs, kinds, SPLITS):
+            unit: Unit = "head" if kind == HEADS else "node"
+            if sites := run.sites_of("mha" if kind == HEADS else kind):
+                first, last = (summarize(run.matrices(site, unit=unit, split=split), theta).snr for site in (sites[0], sites[-1]))
+                row = {"network": network, "seed": run.experiment.seed, "kind": kind, "images": IMAGES[split]}
+                rows.append(row | {"first": first, "last": last, "rise": last / first})
     return pd.DataFrame(rows)

@@ -27,6 +27,7 @@ from snp_lib.results.macroscopic import (
     errors_by_seed,
     guesses,
     label_by_label,
+    logits_as_gaussian,
     macroscopic_of,
     predicted_accuracy,
     prediction_errors,
@@ -119,3 +120,19 @@ def test_errors_are_those_of_guesses_that_never_saw_the_network(measured: Run, s
     else:
         ends = table.groupby("network").accuracy.mean()
         assert mean[mean.network == "trained"].predicted.tolist() == pytest.approx([ends["untrained"]] * (len(mean) // 2))
+
+
+def test_logits_are_taken_as_one_gaussian_for_all_labels_or_one_for_each(measured: Run) -> None:
+    row = logits_as_gaussian({"one": [measured]}).iloc[0]
+    logits, labels = measured.logits.astype(np.float64), measured.labels
+    right = [(logits[labels == label].argmax(1) == label).mean() for label in range(10)]
+    assert row.accuracy == pytest.approx(np.mean(right))
+    means = np.stack([logits[labels == label].mean(0) for label in range(10)])
+    around = logits - means[labels]
+    pooled = gaussian_accuracy(means, around.T @ around / (len(labels) - 10)).mean()
+    assert row.pooled == pytest.approx(pooled, abs=0.01)
+    each = [np.cov(logits[labels == label].T) for label in range(10)]
+    alone = [gaussian_accuracy(means, covariance)[label] for label, covariance in enumerate(each)]
+    assert row.each == pytest.approx(np.mean(alone), abs=0.02)
+    standard = [around[labels == label, label] / around[labels == label, label].std() for label in range(10)]
+    assert row.skewness == pytest.approx(np.mean(np.concatenate(standard) ** 3))

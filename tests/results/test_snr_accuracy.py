@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from snp_lib import experiments
+from snp_lib.experiments import Experiment
 from snp_lib.performance import summarize
 from snp_lib.performance.density import ones_at, snr_at_density
 from snp_lib.performance.statistics import rank_correlation
 from snp_lib.results import measure
-from snp_lib.results.equal_density import ones_for
+from snp_lib.results.equal_density import HEADS, ones_for
 from snp_lib.results.snr_accuracy import (
     TELLERS,
     accuracy_along_training,
+    along_and_across,
     by_split,
     correlations_by_kind,
     correlations_by_seed,
     heads_and_accuracy,
+    kinds_of_network,
     sites_of_networks,
     told_by_others,
     told_errors,
@@ -97,11 +103,43 @@ def test_heads_are_those_of_the_last_encoder(staged: Run) -> None:
     assert correlations_by_seed(rows, ["snr"]).loc[0, "snr"] == pytest.approx(-0.5)
 
 
+def test_the_networks_of_a_chapter_at_smoke_are_those_of_its_scale(staged: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, Any]] = []
+
+    def made(experiments: Iterable[Experiment], **options: Any) -> list[Run]:
+        chosen = list(experiments)
+        asked.extend((each.id, options.get("measured")) for each in chosen)
+        return [replace(staged, experiment=each) for each in chosen]
+
+    monkeypatch.setattr("snp_lib.results.snr_accuracy.run_all", made)
+    monkeypatch.setattr("snp_lib.results.families.run_all", made)
+    own = replace(staged, experiment=experiments.get("cct", "smoke", 0))
+    networks, heads = kinds_of_network([own], "smoke", [0], device="cpu")
+    assert list(networks) == ["CCT", "ViT", "ResNet"]
+    ids = [run.experiment.id for run in networks["CCT"]]
+    assert ids[0] == "cct-smoke-s0"
+    assert sorted(ids) == sorted(run.experiment.id for runs in heads.values() for run in runs)
+    assert ("cct-smoke-s0", ["stages"]) in asked
+    larger = replace(staged, experiment=experiments.get("cct", "medium", 0))
+    networks, _ = kinds_of_network([larger], "small", [0, 1], device="cpu")
+    assert list(networks) == ["CCT", "ViT", "ResNet", "CCT, Flowers-102", "CCT, medium"]
+    assert networks["CCT, medium"] == [larger]
+
+
+def test_two_ways_to_look_at_accuracy_share_their_columns() -> None:
+    along = pd.DataFrame({"seed": 0, "epoch": [0, 1, 2], "snr": [1.0, 2, 3], "percent": [1.0, 10, 20]})
+    heads = pd.DataFrame({"seed": 0, "heads": [2, 4], "snr": [9.0, 5], "percent": [40.0, 50], "rise": 1.0})
+    both = along_and_across(along, heads)
+    assert both.name.tolist() == ["untrained", "1 epoch", "2", "2 heads", "4 heads"]
+    assert both.snr.tolist() == [1, 2, 3, 9, 5]
+    assert both.groupby("way", sort=False).percent.apply(list).tolist() == [[1, 10, 20], [40, 50]]
+
+
 def test_training_images_stand_beside_test_images(staged: Run) -> None:
-    table = by_split({"one": [staged]}, kinds=("ff", "attention"), heads="heads").set_index(["kind", "images"])
-    assert set(table.index) == {(kind, images) for kind in ("ff", "heads") for images in ("test", "training")}
+    table = by_split({"one": [staged]}, kinds=("ff", "attention", HEADS)).set_index(["kind", "images"])
+    assert set(table.index) == {(kind, images) for kind in ("ff", HEADS) for images in ("test", "training")}
     sites = staged.sites_of("ff")
     first, last = (summarize(staged.matrices(site, split="train"), 0.3).snr for site in (sites[0], sites[-1]))
     assert table.loc[("ff", "training"), ["first", "last", "rise"]].tolist() == pytest.approx([first, last, last / first])
     head = summarize(staged.matrices(staged.sites_of("mha")[-1], unit="head"), 0.3).snr
-    assert table.loc[("heads", "test"), "last"] == pytest.approx(head)
+    assert table.loc[(HEADS, "test"), "last"] == pytest.approx(head)
