@@ -128,15 +128,15 @@ def record_id(runs: Sequence[Run]) -> str:
 
 
 def provenance(runs: Sequence[Run]) -> str:
-    """The line under every figure, one for each experiment: its name, scale, data, n, seeds, device and record hashes.
+    """The line under every figure, one for each experiment and scale: its name, scale, data, n, seeds, device and record hashes.
 
     Where the seeds come from several devices, each is named with its own.
     """
-    families: dict[str, list[Run]] = {}
+    families: dict[tuple[str, str], list[Run]] = {}
     for run in {run.experiment.id: run for run in runs}.values():  # one that is there twice is named once
-        families.setdefault(run.experiment.name, []).append(run)
+        families.setdefault((run.experiment.name, run.experiment.scale), []).append(run)
     lines = []
-    for name, family in families.items():
+    for (name, _), family in families.items():
         first, seeds = family[0], _seeds(family)
         made_on: dict[str, list[Run]] = {}
         for run in family:

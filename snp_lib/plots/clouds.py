@@ -61,6 +61,7 @@ def clouds(
             for chosen, face in ((~rings, color), (rings, "none")):
                 axis.plot(*_places(of_value[chosen], x, y, odds=odds), "o", mec=color, mfc=face, ms=4.5, alpha=0.75, mew=0.9)
         if labels:
+            axis.margins(0.15)  # for the names
             _write_names(axis, rows.groupby(labels, sort=False)[[x, y]].mean())
         axis.set(xlabel=xlabel, ylabel=ylabel, title=where or "")
         if log:

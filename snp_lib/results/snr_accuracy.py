@@ -191,7 +191,7 @@ def along_and_across(along: pd.DataFrame, heads: pd.DataFrame) -> pd.DataFrame:
         along: of :func:`accuracy_along_training`.
         heads: of :func:`heads_and_accuracy`.
     """
-    epochs = along.epoch.map(lambda epoch: {0: "untrained", 1: "1 epoch"}.get(epoch, f"{epoch}"))
+    epochs = along.epoch.map(lambda epoch: {0: "untrained", 1: "1 epoch"}.get(epoch, f"{epoch} epochs"))
     columns = ["way", "name", "snr", "percent"]
     first = along.assign(way="nodes, along the training", name=epochs)[columns]
     second = heads.assign(way="heads, by their number", name=heads.heads.map("{} heads".format))[columns]

@@ -206,6 +206,14 @@ def test_provenance_has_a_line_for_each_experiment() -> None:
     assert len(lines) == 2
 
 
+def test_provenance_has_a_line_for_each_scale() -> None:
+    (first,), (other,) = runs(0), runs(0)
+    larger = replace(other, experiment=replace(other.experiment, scale="medium"))
+    lines = provenance([first, larger]).splitlines()
+    assert lines[0] == provenance([first])
+    assert lines[1].startswith("cct · medium · cifar100 · n = 1 (seeds 0) · ")
+
+
 def test_provenance_gives_each_seed_its_device() -> None:
     first, *others = runs(0, 1, 2)
     there = [replace(run, manifest=run.manifest | {"device": "a GPU"}) for run in others]

@@ -130,7 +130,7 @@ def test_two_ways_to_look_at_accuracy_share_their_columns() -> None:
     along = pd.DataFrame({"seed": 0, "epoch": [0, 1, 2], "snr": [1.0, 2, 3], "percent": [1.0, 10, 20]})
     heads = pd.DataFrame({"seed": 0, "heads": [2, 4], "snr": [9.0, 5], "percent": [40.0, 50], "rise": 1.0})
     both = along_and_across(along, heads)
-    assert both.name.tolist() == ["untrained", "1 epoch", "2", "2 heads", "4 heads"]
+    assert both.name.tolist() == ["untrained", "1 epoch", "2 epochs", "2 heads", "4 heads"]
     assert both.snr.tolist() == [1, 2, 3, 9, 5]
     assert both.groupby("way", sort=False).percent.apply(list).tolist() == [[1, 10, 20], [40, 50]]
 
