@@ -57,8 +57,8 @@ def snr_at_density(matrices: Matrices, ones: int | Int[np.ndarray, " unit"]) -> 
     return _snr(diagonal_ranks(matrices), ones)
 
 
-def operating_curve(matrices: Matrices, counts: Sequence[int]) -> Float[np.ndarray, " count"]:
-    """The same for several numbers of ones, from one sorting."""
+def operating_curve(matrices: Matrices, counts: Sequence[int | Int[np.ndarray, " unit"]]) -> Float[np.ndarray, " count"]:
+    """The same for several numbers of ones, each for all units or of each, from one sorting."""
     ranks = diagonal_ranks(matrices)
     return np.array([_snr(ranks, count) for count in counts])
 

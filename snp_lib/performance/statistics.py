@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int, Num
 from scipy.integrate import quad
 from scipy.stats import norm, rankdata, t as student_t
+from sklearn.isotonic import IsotonicRegression
 
 ROUNDING = 1e-9  # a shuffle this close to the observed value equals it: sums in another order differ in the last digits
 
@@ -109,6 +110,39 @@ def _spearman(x: Float[np.ndarray, "head _ label"], y: Float[np.ndarray, "head _
     scale = np.sqrt((u * u).sum(axis=1) * (v * v).sum(axis=1))
     correlation: np.ndarray = np.divide((u * v).sum(axis=1), scale, out=np.full(scale.shape, np.nan), where=scale > 0)
     return correlation
+
+
+def rank_correlation(x: Num[np.ndarray, " n"], y: Num[np.ndarray, " n"]) -> float:
+    """Spearman's rank correlation, ties sharing their mean rank; NaN where a side is constant."""
+    return float(_spearman(x[None, None], y[None, None])[0])
+
+
+def left_out(x: Num[np.ndarray, " n"], y: Float[np.ndarray, " n"], groups: Sequence[object]) -> Float[np.ndarray, " n"]:
+    """What is guessed of y from x in each group by a monotone fit (least squares, rising or falling) to all other groups.
+
+    Infinite x counts as larger than any other, NaN as smaller. Constant x makes every guess the mean of the others.
+
+    Raises:
+        ValueError: a single group.
+    """
+    names = np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
+    if len(set(names)) < 2:
+        raise ValueError("leaving one group out needs two of them")
+    known = x[np.isfinite(x)]
+    ends = {"nan": known.min(initial=0.0) - 1, "posinf": known.max(initial=0.0) + 1}
+    filled, guessed = np.nan_to_num(np.asarray(x, dtype=np.float64), **ends), np.empty(len(y))
+    for group in set(names):
+        own = names == group
+        falling = rank_correlation(filled[~own], y[~own]) < 0
+        fit = IsotonicRegression(increasing=not falling, out_of_bounds="clip").fit(filled[~own], y[~own])
+        guessed[own] = fit.predict(filled[own])
+    return guessed
+
+
+def log_odds(p: Float[np.ndarray, " n"], least: float = 1e-3) -> Float[np.ndarray, " n"]:
+    """log p/(1 − p) of probabilities held within [least, 1 − least]."""
+    held = np.clip(p, least, 1 - least)
+    return np.asarray(np.log(held / (1 - held)))
 
 
 def t_test(mean: float, sd: float, n: int, bound: float) -> float:

@@ -2,6 +2,7 @@
 
 from snp_lib.plots.attention import attention_maps as attention_maps
 from snp_lib.plots.claims import ladder as ladder, verdict_table as verdict_table
+from snp_lib.plots.clouds import clouds as clouds, strips as strips
 from snp_lib.plots.committee import cost as cost, gains as gains
 from snp_lib.plots.curves import cumulative as cumulative, curves as curves
 from snp_lib.plots.matrices import claim_maps as claim_maps, matrix_pixels as matrix_pixels, matrix_triptych as matrix_triptych

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from snp_lib.experiments import Experiment
-from snp_lib.results import attention, heads, latency, order_parameter, pruning, stages
+from snp_lib.results import attention, heads, latency, macroscopic, order_parameter, pruning, stages
 from snp_lib.results.setting import Measurement
 from snp_lib.store import Run, run
 from snp_lib.training.stopping import Stopped
@@ -22,6 +22,7 @@ MEASUREMENTS: dict[str, Callable[[Run], Sequence[Measurement]]] = {
     "pruning": pruning.prunings_of,
     "silencing": stages.silencing_of,
     "readouts": stages.readouts_of,
+    "macroscopic": macroscopic.macroscopic_of,
     "latency": latency.latency_of,
     "symmetry": order_parameter.starts_of,
 }

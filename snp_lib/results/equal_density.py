@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,8 @@ ONES = (30, 100, 300, 1000, 3000)
 """Numbers of ones a unit has on an operating curve over a hundred labels."""
 
 STATES = ("trained", "untrained")
+
+SPLITS: tuple[Literal["test", "train"], ...] = ("test", "train")
 
 HEADS = "whole heads"
 """Named in place of a kind of site, it measures the heads of the ``mha`` sites, each as one unit."""
@@ -84,7 +86,10 @@ def learned_alignment(parts: pd.DataFrame) -> pd.DataFrame:
 
 
 def ways_of_looking(runs: Sequence[Run], *, kinds: Sequence[str], theta: float = THETA) -> pd.DataFrame:
-    """The rise of the SNR of nodes at θ on test images, on training images, in one gauge, and without offsets.
+    """The rise of the SNR at θ on test images, on training images, in one gauge, and without offsets.
+
+    Args:
+        kinds: of sites whose nodes are measured; ``HEADS`` for the heads of the ``mha`` sites.
 
     Returns:
         Columns seed, kind, matrices (test images, training images, gauge Σ W = 0, offset-free), rise.
@@ -92,8 +97,9 @@ def ways_of_looking(runs: Sequence[Run], *, kinds: Sequence[str], theta: float =
     rows = []
     for run in runs:
         for kind in kinds:
-            sites = run.sites_of(kind)[0], run.sites_of(kind)[-1]
-            test, train = ([run.matrices(site, split=split) for site in sites] for split in ("test", "train"))
+            unit: Unit = "head" if kind == HEADS else "node"
+            sites = run.sites_of("mha" if kind == HEADS else kind)
+            test, train = ([run.matrices(site, unit=unit, split=split) for site in (sites[0], sites[-1])] for split in SPLITS)
             looks = {
                 "test images": test,
                 "training images": train,

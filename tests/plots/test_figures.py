@@ -117,6 +117,22 @@ FIGURES: dict[str, tuple[Callable[..., Figure], tuple[Any, ...], dict[str, Any],
         [2 + 1],
         ["experts", "shuffled"],
     ),
+    "dots in colours": (
+        plots.clouds,
+        (TRAINED.assign(ring=TRAINED.block == 1), "snr", "accuracy"),
+        {"xlabel": "x", "ylabel": "y", "by": "kind", "hollow": "ring", "hollow_name": "first", "log": True},
+        [2 * 4],
+        KIND_NAMES,
+    ),
+    "dots on odds": (
+        plots.clouds,
+        (STAGES.assign(snr=STAGES.snr / 2), "snr", "accuracy"),
+        {"xlabel": "x", "ylabel": "y", "panel": "epoch", "odds": True},
+        [1 + 1] * 3,
+        [],
+    ),
+    "dots with names": (plots.clouds, (HEADS, "snr", "accuracy"), {"xlabel": "x", "ylabel": "y", "labels": "heads"}, [2], []),
+    "strips": (plots.strips, (HEADS, "snr", "heads"), {"xlabel": "x", "strong": ["2"]}, [2 * 3], []),
     "intervals": (plots.correlations, (TRAINED[TRAINED.kind == "ff"].assign(correlation=0.3),), {}, [2 + 1], []),
     "distributions": (
         plots.cumulative,
@@ -330,6 +346,25 @@ def test_bars_of_pruned_networks_are_means_over_seeds() -> None:
     drawn: list[Any] = [arms[0].containers[0], times[0].containers[0]]
     for bars, expected in zip(drawn, (100 * andc, blocks), strict=True):
         np.testing.assert_allclose(bars.lines[0].get_ydata().astype(float), expected)
+
+
+def test_dots_stand_where_their_rows_say_and_rings_are_those_that_are_hollow() -> None:
+    table = pd.DataFrame({"x": [0.1, 0.0, 0.5], "y": [0.2, 1.0, np.nan], "ring": [False, True, False]})
+    (axis,) = plots.clouds(table, "x", "y", xlabel="", ylabel="", hollow="ring", hollow_name="r", odds=True).axes
+    disc, ring = axis.lines[:2]
+    assert (disc.get_xdata().tolist(), disc.get_ydata().tolist()) == ([0.1], [0.2])  # type: ignore[union-attr]
+    assert (ring.get_xdata().tolist(), ring.get_ydata().tolist()) == ([0.005], [0.995])  # type: ignore[union-attr]
+    assert ring.get_markerfacecolor() == "none"
+    assert axis.get_xscale() == axis.get_yscale() == "logit"
+
+
+def test_strips_are_in_the_order_of_their_means() -> None:
+    table = pd.DataFrame({"error": [3.0, 5, 1, 2], "guess": ["b", "b", "a", "a"]})
+    (axis,) = plots.strips(table, "error", "guess", xlabel="", strong=["a"]).axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["a", "b"]
+    assert [np.asarray(line.get_xdata()).tolist() for line in axis.lines] == [[1.5, 1.5], [1, 2], [4, 4], [3, 5]]
+    assert to_hex(axis.lines[0].get_color()) == plots.COLORS["mha"]
+    assert to_hex(axis.lines[2].get_color()) == CONTROL
 
 
 @pytest.mark.parametrize("count", [1, 5, 10, 13])
