@@ -171,6 +171,11 @@ class Transformer(Network):
         """Output of the last encoder to logits."""
         raise NotImplementedError
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """One row, as words stand; a network of images says better."""
+        return 1, self.num_tokens
+
     def stack(self) -> list[Encoder]:
         """The encoders, first to last."""
         return cast(list[Encoder], list(self.encoders))

@@ -104,6 +104,7 @@ def seeds_against_null(table: pd.DataFrame, column: str, *, ylabel: str, name: s
     figure, (axis,) = panels(1)
     seeds, blocks = sorted(table.seed.unique()), sorted(table.block.unique())
     chance = table.groupby("block")[["null_low", "null_high"]].mean()
+    axis.use_sticky_edges = False  # else the lowest bar would seem cut off by the axis
     axis.bar(blocks, chance.null_high - chance.null_low, 0.7, chance.null_low, color=CONTROL, alpha=0.3, lw=0)
     for i, seed in enumerate(seeds):
         rows = table[table.seed == seed]
