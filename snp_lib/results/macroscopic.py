@@ -54,6 +54,9 @@ FITTED = "independent nodes, fitted"
 
 MEAN = "mean of the others"
 
+SAME = "same site, other seeds"
+"""The mean accuracy of that very site in the networks of the other seeds: no theory, but as good as a guess may get without one."""
+
 DRAWS = 1024
 
 IMAGES = 12_800  # that readouts of an untrained network learn from: a tenth of those of the run pass them
@@ -213,6 +216,10 @@ def guesses(table: pd.DataFrame) -> pd.DataFrame:
     found = {WORDS[way]: table[way].to_numpy() for way in WAYS}
     found |= {name: left_out(table[column].to_numpy(), measured, groups) for column, name in (CONTROLS | {"independent": FITTED}).items()}
     found[MEAN] = left_out(np.zeros(len(table)), measured, groups)
+    if table.seed.nunique() > 1:
+        of_site = table.groupby(["network", "block", "kind"]).accuracy
+        count = of_site.transform("size").to_numpy()
+        found[SAME] = (of_site.transform("sum").to_numpy() - measured) / (count - 1)
     sites = table[["seed", "network", "block", "kind", "accuracy"]]
     return pd.concat([sites.assign(guess=guess, predicted=values) for guess, values in found.items()], ignore_index=True)
 

@@ -129,15 +129,17 @@ def told_errors(told: pd.DataFrame) -> pd.DataFrame:
     return errors.assign(ratio=errors.guess / errors["mean"])
 
 
-def worst_told(told: pd.DataFrame, count: int = 6) -> pd.DataFrame:
-    """The sites at which a guess misses most, means over runs and seeds of one kind of network: columns snr, accuracy, guess, in order.
+def worst_told(told: pd.DataFrame, count: int = 2) -> pd.DataFrame:
+    """Sites of each kind of network at which a guess misses most, means over its runs: columns snr, accuracy, guess, the worst first.
 
     Args:
         told: of :func:`told_by_others`.
+        count: sites of each kind.
     """
-    columns = ["snr", "accuracy", "guess"]
-    means = told.groupby(["network", "share", "kind", "block"])[columns].mean()
-    return means.loc[abs(means.guess - means.accuracy).sort_values(ascending=False).index[:count]]
+    means = told.groupby(["network", "share", "kind", "block"], sort=False)[["snr", "accuracy", "guess"]].mean()
+    order = abs(means.guess - means.accuracy).sort_values(ascending=False, kind="stable").index
+    worst: pd.DataFrame = means.loc[order].groupby("network", sort=False).head(count)
+    return worst
 
 
 def accuracy_along_training(runs: Sequence[Run], *, kind: str, theta: float = THETA) -> pd.DataFrame:
@@ -191,10 +193,9 @@ def along_and_across(along: pd.DataFrame, heads: pd.DataFrame) -> pd.DataFrame:
         along: of :func:`accuracy_along_training`.
         heads: of :func:`heads_and_accuracy`.
     """
-    epochs = along.epoch.map(lambda epoch: {0: "untrained", 1: "1 epoch"}.get(epoch, f"{epoch} epochs"))
     columns = ["way", "name", "snr", "percent"]
-    first = along.assign(way="nodes, along the training", name=epochs)[columns]
-    second = heads.assign(way="heads, by their number", name=heads.heads.map("{} heads".format))[columns]
+    first = along.assign(way="nodes, by epochs of training", name=along.epoch.astype(str))[columns]
+    second = heads.assign(way="heads, by their number", name=heads.heads.astype(str))[columns]
     return pd.concat([first, second], ignore_index=True)
 
 

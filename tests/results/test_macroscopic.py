@@ -21,6 +21,7 @@ from snp_lib.results.macroscopic import (
     FITTED,
     MEAN,
     NUMBERS,
+    SAME,
     WAYS,
     WORDS,
     NodesToSite,
@@ -97,13 +98,22 @@ def test_tables_are_means_and_correlations_over_labels(measured: Run) -> None:
             assert by_label[way] == pytest.approx(expected, nan_ok=True)
 
 
+def test_the_same_site_of_other_seeds_is_the_mean_of_the_others_alone() -> None:
+    rows = [{"seed": seed, "network": "trained", "block": 1, "kind": "ff", "accuracy": a} for seed, a in enumerate((0.1, 0.2, 0.6))]
+    table = pd.DataFrame(rows).assign(**dict.fromkeys((*WAYS, *NUMBERS), 0.5))
+    found = guesses(table)
+    assert found[found.guess == SAME].predicted.tolist() == pytest.approx([0.4, 0.35, 0.15])
+
+
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_errors_are_those_of_guesses_that_never_saw_the_network(measured: Run, seeds: int) -> None:
     runs = [replace(measured, experiment=replace(measured.experiment, seed=seed)) for seed in range(seeds)]
     tables = [predicted_accuracy([measured]).assign(seed=run.experiment.seed) for run in runs]
     table = tables[0] if seeds == 1 else pd.concat(tables, ignore_index=True)
     found = guesses(table)
-    assert set(found.guess) == {*WORDS.values(), *CONTROLS.values(), FITTED, MEAN}
+    assert set(found.guess) == {*WORDS.values(), *CONTROLS.values(), FITTED, MEAN, *([SAME] if seeds > 1 else [])}
+    same = found[found.guess == SAME]
+    assert same.predicted.tolist() == pytest.approx(same.accuracy.tolist())  # the seeds are copies of one
     errors = prediction_errors(found)
     own = table[table.seed == 0]
     alone = errors[(errors.guess == WORDS["independent"]) & (errors.seed == 0)].iloc[0]
