@@ -42,7 +42,7 @@ def _ticks(axis: Axis) -> list[str]:
     """The names of ticks that somebody gave."""
     locator, formatter = axis.get_major_locator(), axis.get_major_formatter()
     if isinstance(locator, FixedLocator) and not isinstance(formatter, ScalarFormatter):
-        return formatter.format_ticks(list(locator()))
+        return [str(name) for name in formatter.format_ticks(list(locator()))]
     return []
 
 

@@ -37,6 +37,7 @@ CHANGES: dict[str, Callable[[Figure], object]] = {
     "a label": lambda figure: figure.axes[0].set_xlabel("another"),
     "a title": lambda figure: figure.axes[0].set_title("another"),
     "the names of ticks": lambda figure: figure.axes[0].set_xticks([1, 2], ["one", "two"]),
+    "numbers as names": lambda figure: figure.axes[0].set_yticks([1, 2], [7, 8]),
     "a word": lambda figure: figure.axes[0].text(1, 1, "word"),
     "an entry of a legend": lambda figure: figure.legend(handles=figure.axes[0].lines[:1], labels=["new"]),
     "a bar": lambda figure: figure.axes[0].bar([1], [2]),
