@@ -80,7 +80,7 @@ def sites_of_networks(networks: Kinds, *, theta: float = THETA) -> pd.DataFrame:
 
 
 def correlations_by_kind(table: pd.DataFrame) -> pd.DataFrame:
-    """Rank correlation over sites of the accuracy with each of ``TELLERS``: all sites, each kind of site, each kind of network.
+    """Rank correlation over sites of the accuracy with each of ``TELLERS``: all, those of trained networks, each kind of site and network.
 
     Args:
         table: of :func:`sites_of_networks`.
@@ -89,7 +89,7 @@ def correlations_by_kind(table: pd.DataFrame) -> pd.DataFrame:
         Indexed by what the sites have in common: sites, how many there are (of the SNR at θ), and a column for each of ``TELLERS``, over
         the sites that have it; NaN where these are fewer than three.
     """
-    groups = {"all sites": table}
+    groups = {"all sites": table, "ends of trainings": table[table.share == 1]}
     groups |= {f"{kind} sites": rows for kind, rows in table.groupby("kind", sort=False)}
     groups |= {str(network): rows for network, rows in table.groupby("network", sort=False)}
     rows: list[dict[str, Any]] = []

@@ -79,7 +79,9 @@ def test_accuracy_is_told_from_the_other_kinds_of_network() -> None:
 def test_correlations_are_those_of_the_rows_that_have_something_in_common() -> None:
     table = made_up()
     found = correlations_by_kind(table)
-    assert found.index.tolist() == ["all sites", "ff sites", "a", "b", "c"]
+    assert found.index.tolist() == ["all sites", "ends of trainings", "ff sites", "a", "b", "c"]
+    half = correlations_by_kind(table.assign(share=np.where(table.network == "c", 0.5, 1.0)))
+    assert half.loc["ends of trainings", ["sites", TELLERS["snr"]]].tolist() == pytest.approx([16, 1])
     assert found.loc["all sites", TELLERS["snr"]] == pytest.approx(rank_correlation(table.snr.to_numpy(), table.accuracy.to_numpy()))
     assert found.loc["a", TELLERS["snr"]] == pytest.approx(1)
     assert np.isnan(found.loc["a", TELLERS["equal"]])
