@@ -82,6 +82,8 @@ def against_null(table: pd.DataFrame, x: str, ys: Mapping[str, str], *, by: str,
     """
     figure, axes = panels(len(ys))
     for axis, (column, label) in zip(axes, ys.items(), strict=True):
+        if axis is not axes[0]:  # before anything is drawn: later, only the limits of the first would hold
+            axis.sharey(axes[0])
         null = table.groupby(x)[[f"{column}_{end}" for end in ("low", "chance", "high")]].mean()
         low, chance, high = (null[name] for name in null)
         axis.fill_between(null.index, low, high, color=CONTROL, alpha=0.25, lw=0)

@@ -271,6 +271,15 @@ def test_dots_stand_beside_the_band_of_chance() -> None:
     assert (np.asarray(band)[:, 1].min(), np.asarray(band)[:, 1].max()) == pytest.approx((0.2, 0.4))
 
 
+def test_dots_beside_bands_have_one_scale() -> None:
+    table = pd.DataFrame({"block": [1, 2], "origin": "a", "same": [0.1, 0.2], "best": [0.8, 0.9]})
+    table = table.assign(**{f"{name}_{end}": 0.3 for name in ("same", "best") for end in ("low", "chance", "high")})
+    shares = {"same": "one", "best": "other"}
+    for axis in plots.against_null(table, "block", shares, by="origin", colors={"a": "red"}, null_name="chance").axes:
+        low, high = axis.get_ylim()
+        assert low < 0.1 < 0.9 < high
+
+
 def test_a_logarithmic_axis_begins_where_the_values_do() -> None:
     table = pd.DataFrame({"step": [0, 10, 20], "spread": [1e-6, 1e-3, 1.0]})
     (axis,) = plots.curves(table, "step", {"spread": "spread"}, steep=["spread"]).axes
