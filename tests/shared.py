@@ -12,6 +12,7 @@ import pytest
 
 from snp_lib import data, experiments
 from snp_lib.data import Dataset, Split
+from snp_lib.store import Run
 
 SKIPS = {
     "cifar100": "set SNP_TEST_DATA to a folder that holds cifar-100-python (torchvision's layout)",
@@ -49,3 +50,16 @@ def first_digits() -> Dataset:
     digits = data.load("digits")
     train, test = (Split(s.inputs[:n], s.labels[:n]) for s, n in ((digits.train, 192), (digits.test, 100)))
     return replace(digits, train=train, test=test)
+
+
+def reached(run: Run, name: str, *accuracies: float) -> list[Run]:
+    """The same run under another name, once for each of these test accuracies."""
+    manifest = run.manifest
+    return [
+        replace(
+            run,
+            experiment=replace(run.experiment, name=name, seed=seed),
+            manifest=manifest | {"metrics": manifest["metrics"] | {"test_accuracy": accuracy}},
+        )
+        for seed, accuracy in enumerate(accuracies)
+    ]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from shared import reached
 
 from snp_lib import experiments
 from snp_lib.performance import summarize
@@ -16,29 +16,6 @@ from snp_lib.results.families import mean_sd
 from snp_lib.results.sites import site_statistics, snr_rise
 from snp_lib.results.stages import Stage, statistics_at_stages
 from snp_lib.store import Run
-
-
-def reached(run: Run, name: str, *accuracies: float) -> list[Run]:
-    """The same run under another name, once for each of these test accuracies."""
-    manifest = run.manifest
-    return [
-        replace(
-            run,
-            experiment=replace(run.experiment, name=name, seed=seed),
-            manifest=manifest | {"metrics": manifest["metrics"] | {"test_accuracy": accuracy}},
-        )
-        for seed, accuracy in enumerate(accuracies)
-    ]
-
-
-@pytest.fixture
-def families(smoke_run: Run) -> dict[str, list[Run]]:
-    return {
-        "all": reached(smoke_run, "all", 0.80, 0.82),
-        "slow": reached(smoke_run, "slow", 0.79, 0.80),
-        "good": reached(smoke_run, "good", 0.85),
-        "fast": reached(smoke_run, "fast", 0.70),
-    }
 
 
 def test_mean_and_standard_deviation_in_words() -> None:

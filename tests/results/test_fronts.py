@@ -8,6 +8,7 @@ from typing import Any
 import ipywidgets as widgets
 import pandas as pd
 import pytest
+from shared import reached
 
 from snp_lib import experiments
 from snp_lib.experiments.paper_b import DEEPER
@@ -17,19 +18,6 @@ from snp_lib.performance import summarize
 from snp_lib.results import families as families_of, fronts as fronts_of
 from snp_lib.results.fronts import accuracy_and_latency
 from snp_lib.store import Run
-
-
-def reached(run: Run, name: str, *accuracies: float) -> list[Run]:
-    """The same run under another name, once for each of these test accuracies."""
-    manifest = run.manifest
-    return [
-        replace(
-            run,
-            experiment=replace(run.experiment, name=name, seed=seed),
-            manifest=manifest | {"metrics": manifest["metrics"] | {"test_accuracy": accuracy}},
-        )
-        for seed, accuracy in enumerate(accuracies)
-    ]
 
 
 @pytest.fixture
