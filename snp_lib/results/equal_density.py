@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from snp_lib.models.sites import split_site
 from snp_lib.performance import THETA, summarize
@@ -123,7 +124,7 @@ def real_over_dealt(runs: Sequence[Run], *, ones: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _dealt(run: Run, nodes: Matrices) -> Matrices:
+def _dealt(run: Run, nodes: Matrices) -> Float[np.ndarray, "head label output"]:
     """The nodes of a site in as many sums as the run has heads, dealt by its seed."""
     return dealt(nodes, run.num_heads, seed=(run.experiment.seed, 1))
 

@@ -38,7 +38,9 @@ from snp_lib.store import Run
 def test_every_site_of_every_stage_that_was_measured_is_there(staged: Run) -> None:
     Stage(epoch=1).make(staged, device="cpu", progress=False)
     table = sites_of_networks({"one": [staged]})
-    assert table.groupby("epoch").size().to_dict() == {1: len(staged.sites), 2: len(staged.sites)}
+    sizes = table.groupby("epoch").size()  # other tests may have measured other stages of this run
+    assert {1, 2} <= set(sizes.index)
+    assert set(sizes) == {len(staged.sites)}
     matrices = staged.matrices("block2.mha")
     row = table[(table.epoch == 2) & (table.block == 2) & (table.kind == "mha")].iloc[0]
     assert row.snr == pytest.approx(summarize(matrices, 0.3).snr)
