@@ -40,8 +40,8 @@ class AttentionByLabel(Measurement):
 
     Arrays by name, for L encoders, H heads and K labels: ``images`` (K,), how many inputs of each label; ``grid`` (2,), rows and
     columns of the tokens; ``entropy`` in bits, ``distance`` in tokens, ``explained``, ``hits`` and ``hits_whitened`` (L, H, K), means
-    of :class:`snp_lib.analysis.attention.Attention` over the images of a label, and what :func:`explained_by_label` and
-    :func:`decoded` of the same module find; ``shuffled_explained``, ``shuffled_hits`` and ``shuffled_hits_whitened`` (L, H), sums of
+    of :class:`snp_lib.analysis.attention.Attention` over the images of a label, and what ``explained_by_label`` and
+    ``decoded`` of the same module find; ``shuffled_explained``, ``shuffled_hits`` and ``shuffled_hits_whitened`` (L, H), sums of
     these three over labels, which one shuffle took from their images; ``maps`` (H, K, rows, columns), mean maps of the last
     encoder, at most 8 × 8 places, 1 being what a place would receive if all received alike.
 
@@ -130,7 +130,7 @@ def label_in_attention(runs: Sequence[Run]) -> pd.DataFrame:
     """What a head's attention map tells of the label: one row per seed, network, encoder and head, the heads numbered from 1.
 
     Returns:
-        Columns seed, network (trained, untrained, or labels shuffled: the maps of the trained network with the labels of other
+        Columns seed, network (trained, untrained, or labels shuffled, the maps of the trained network with the labels of other
         images), block, head; explained, the share of the variance of the maps that the label explains beyond chance,
         (η² − chance) / (1 − chance); decoded and whitened, the share of images whose label the nearest mean map names, by
         Euclidean distance and relative to the spread within labels.
@@ -167,7 +167,7 @@ def experts_attend(runs: Sequence[Run], *, theta: float = THETA, permutations: i
     images that its maps name; explained, what the label adds to the variance that labels explain, beyond chance, in percent.
 
     Returns:
-        Columns seed, network, block, property, and those of :func:`advantage_row`, of which the experts are those of the network's claims.
+        Columns seed, network, block, property, and those of ``advantage_row``, of which the experts are those of the network's claims.
     """
     rows = []
     for run in runs:

@@ -61,8 +61,8 @@ def heads_alone(
         split: whose images name the experts; accuracies are on the test split, so that ``train`` names them on other images.
 
     Returns:
-        Columns seed, block, those of :func:`advantage_row`, accuracies in [0, 1]; correlation, low, high (95 % over labels) and
-        correlation_p: of a head's claims with the accuracy it alone leaves, each label's mean over heads subtracted.
+        Columns seed, block, those of ``advantage_row``, accuracies in [0, 1]; correlation, low, high (95 % over labels) and
+        correlation_p, of a head's claims with the accuracy it alone leaves, each label's mean over heads subtracted.
     """
     rows = []
     for run, ablation in zip(runs, ablations, strict=True):

@@ -55,7 +55,7 @@ def fastest_as_good(
     """For each seed, the latency over the reference's of the fastest network that is as accurate as the reference, but for ``slack``.
 
     Args:
-        reached: of :func:`accuracy_by_seed`.
+        reached: of :func:`snp_lib.results.families.accuracy_by_seed`.
         times: latencies; those of the largest batch count.
         names: the rivals; where none is as good, the reference itself is the fastest.
     """

@@ -152,7 +152,7 @@ ORIGINS = {
     (False, True): "other start, same order",
     (False, False): "both other",
 }
-"""What two trainings have in common: the seed that initialises, and the seed of the order of the images and of their augmentation."""
+"""What two trainings have in common, the seed that initialises, and the seed of the order of the images and of their augmentation."""
 
 
 def agreement_by_origin(runs: Sequence[Run], *, theta: float = THETA) -> pd.DataFrame:

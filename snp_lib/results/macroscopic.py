@@ -43,7 +43,7 @@ WORDS = {
 """What figures and tables call ``WAYS``."""
 
 NUMBERS = ("snr", "equal", "ones", "noise_ratio", "correlation")
-"""One number a site: SNR at θ, SNR at equal density, ones per node at θ, and see ``noise_ratio`` and ``typical_correlation`` of
+"""One number a site, namely SNR at θ, SNR at equal density, ones per node at θ, and see ``noise_ratio`` and ``typical_correlation`` of
 :mod:`snp_lib.performance.macroscopic`."""
 
 CONTROLS = {"block": "depth", "snr": "SNR at θ", "equal": "SNR at equal density", "ones": "ones per node"}
@@ -55,7 +55,7 @@ FITTED = "independent nodes, fitted"
 MEAN = "mean of the others"
 
 SAME = "same site, other seeds"
-"""The mean accuracy of that very site in the networks of the other seeds: no theory, but as good as a guess may get without one."""
+"""The mean accuracy of that very site in the networks of the other seeds, no theory, but as good as a guess may get without one."""
 
 DRAWS = 1024
 
@@ -189,7 +189,7 @@ def label_by_label(runs: Sequence[Run]) -> pd.DataFrame:
     """Does a prediction name the labels on which a site is good? One row per seed, network and site.
 
     Returns:
-        Columns seed, network, block, kind, and those of ``WAYS``: rank correlation over labels of predicted and measured accuracy.
+        Columns seed, network, block, kind, and those of ``WAYS``, rank correlation over labels of predicted and measured accuracy.
     """
     rows: list[dict[str, Any]] = []
     for run, state, arrays in _kept(runs):
@@ -209,7 +209,7 @@ def guesses(table: pd.DataFrame) -> pd.DataFrame:
         table: of :func:`predicted_accuracy`.
 
     Returns:
-        One row per site and guess: columns seed, network, block, kind, accuracy (measured), guess (in ``WORDS``), and predicted, in [0, 1].
+        One row per site and guess; seed, network, block, kind, accuracy (measured), guess (in ``WORDS``), and predicted, in [0, 1].
     """
     measured = table.accuracy.to_numpy()
     groups = (table.seed if table.seed.nunique() > 1 else table.network).tolist()
@@ -264,7 +264,7 @@ def logits_as_gaussian(networks: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
     which the network is tested.
 
     Returns:
-        One row per run: columns network, seed, accuracy (mean over labels), pooled and each (predicted), all in [0, 1]; skewness of
+        One row per run, with columns network, seed, accuracy (mean over labels), pooled and each (predicted), all in [0, 1]; skewness of
         the logit of the true label around its class mean, in units of its standard deviation there.
     """
     rows: list[dict[str, Any]] = []

@@ -59,7 +59,7 @@ SCANS: dict[Scale, Scan] = {
     "smoke": Scan(epsilons=(0.0, 1e-1, 1.0), steps=20, every=10, until=0.5, images=5),
     "small": Scan(epsilons=(0.0, 1e-4, 1e-3, 1e-2, 1e-1, 1.0), steps=640, every=20, until=0.5, images=10),
 }
-"""Where there is none, nothing is trained: Muon, by which larger scales learn, steps along whole matrices and not element by element."""
+"""Where there is none, nothing is trained, as larger scales learn by Muon, which steps along whole matrices and not element by element."""
 
 LEVEL = 0.03
 """The order parameter from which the symmetry counts as broken, below where its growth slows down; independent heads have 1 − 1/H."""
@@ -70,7 +70,7 @@ GROWING = (1e-4, 1e-2)
 CLEAR = 3
 
 ROUNDING = 2.0**-46
-"""The square of the relative rounding of float32, 2⁻²³: order parameters of this size are those of equal heads, as far as can be seen."""
+"""The square of the relative rounding of float32 (2⁻²³); order parameters of this size are those of equal heads, as far as can be seen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,7 +230,7 @@ def critical_times(table: pd.DataFrame, *, column: str = "outputs", level: float
         table: as :func:`over_encoders` gives it.
 
     Returns:
-        Columns seed, epsilon, decades (log10 of 1/ε), time (steps; NaN: not within the training), rate (of the amplitude, 1 / step,
+        Columns seed, epsilon, decades (log10 of 1/ε), time (steps, NaN where not within the training), rate (of the amplitude, 1 / step,
         within ``GROWING``; NaN where it began too near) and r2 of that straight line; fit, the time on the straight line through
         all times of the seed against the decades, and slope, steps per decade of it.
     """

@@ -86,7 +86,7 @@ def correlations_by_kind(table: pd.DataFrame) -> pd.DataFrame:
         table: of :func:`sites_of_networks`.
 
     Returns:
-        Indexed by what the sites have in common: sites, how many there are (of the SNR at θ), and a column for each of ``TELLERS``, over
+        Indexed by what the sites have in common; sites, how many there are (of the SNR at θ), and a column for each of ``TELLERS``, over
         the sites that have it; NaN where these are fewer than three.
     """
     groups = {"all sites": table, "ends of trainings": table[table.share == 1]}
