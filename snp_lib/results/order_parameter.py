@@ -244,10 +244,3 @@ def critical_times(table: pd.DataFrame, *, column: str = "outputs", level: float
     lines = {seed: fit_line(found.decades.tolist(), found.time.tolist()) for seed, found in times.groupby("seed")}
     slope, intercept = (times.seed.map({seed: getattr(line, name) for seed, line in lines.items()}) for name in ("slope", "intercept"))
     return times.assign(fit=intercept + slope * times.decades, slope=slope)
-
-
-def steps_per_decade(times: pd.DataFrame) -> list[float]:
-    """Steps that the next smaller ε takes longer, for each decade between the two; none where one of them never passed the level."""
-    later = times.groupby("seed")[["time", "decades"]].diff()
-    found: list[float] = (later.time / later.decades).dropna().tolist()
-    return found

@@ -28,7 +28,6 @@ from snp_lib.results.order_parameter import (
     order_parameters,
     over_encoders,
     starts_of,
-    steps_per_decade,
 )
 from snp_lib.store import Run
 from snp_lib.training import train
@@ -179,9 +178,6 @@ def test_critical_times_are_those_of_each_training() -> None:
     assert near.time.tolist() == pytest.approx([np.log(3) / 0.04])
     assert found.slope.tolist() == pytest.approx([np.log(10) / 0.02] * 4, rel=1e-3)
     assert found.fit.tolist() == pytest.approx(found.time.tolist())
-    assert steps_per_decade(found) == pytest.approx([np.log(10) / 0.02] * 2, rel=1e-3)
-    never = found.assign(time=[100.0, float("nan"), 100.0, 300.0])
-    assert steps_per_decade(never) == [100.0]
 
 
 def test_the_name_of_a_measurement_holds_its_share(smoke_run: Run) -> None:
