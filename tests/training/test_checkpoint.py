@@ -19,7 +19,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from snp_lib.data import Dataset
-from snp_lib.training import Stopped
+from snp_lib.training import Stopped, checkpoint as checkpoints
 from snp_lib.training.loop import train
 from snp_lib.training.recipe import Recipe
 from tests.training.test_loop import RECIPE, assert_same_bits, fit, network, timeless
@@ -48,7 +48,7 @@ def in_a_child(work: Callable[[], object]) -> int:
 
 
 def assert_resumes(path: Path, dataset: Dataset, expected: Outcome, recipe: Recipe = RECIPE) -> None:
-    resumed = network(seed=99)
+    resumed = network(seed=99) if checkpoints.exists(path) else network()  # killed before its first checkpoint: it begins again
     assert timeless(fit(resumed, dataset, recipe, path=path)) == expected[1]
     assert_same_bits(resumed, expected[0])
 
