@@ -27,7 +27,8 @@ from snp_lib.analysis.ablation import ablate_heads, kept_heads
 from snp_lib.data import Dataset, Split
 from snp_lib.experiments import Experiment
 from snp_lib.models import configuration
-from snp_lib.performance.readout import measure, train_readouts
+from snp_lib.performance.class_means import measure
+from snp_lib.performance.readout import train_readouts
 from snp_lib.training.execution import compiled_parts
 from snp_lib.training.loop import Training
 from snp_lib.training.preparation import preparation

@@ -22,7 +22,8 @@ from snp_lib.data import Split
 from snp_lib.data.augment.crops import Normalize
 from snp_lib.models import create_model
 from snp_lib.performance import group_units, summarize, unit_matrices
-from snp_lib.performance.readout import Readout, make_readout, measure
+from snp_lib.performance.class_means import measure
+from snp_lib.performance.readout import Readout, make_readout
 
 BATCH = 128
 

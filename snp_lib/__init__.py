@@ -12,11 +12,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from snp_lib.book.reporting import report as report, show as show
     from snp_lib.results import run_all as run_all
+    from snp_lib.results.inspection import inspect as inspect
     from snp_lib.store import run as run
 
     __version__: str
 
-_FACE = {"run": "snp_lib.store", "run_all": "snp_lib.results", "report": "snp_lib.book.reporting", "show": "snp_lib.book.reporting"}
+_FACE = {
+    "run": "snp_lib.store",
+    "run_all": "snp_lib.results",
+    "inspect": "snp_lib.results.inspection",
+    "report": "snp_lib.book.reporting",
+    "show": "snp_lib.book.reporting",
+}
 
 
 def __getattr__(name: str) -> Any:

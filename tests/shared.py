@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jaxtyping
 import pytest
@@ -20,6 +22,8 @@ SKIPS = {
     "book": "build the book first (make book): the browser tests open its pages",
     "cuda": "run on a machine with a CUDA device: graphs are recorded and kernels compiled there",
     "triton": "install Triton (pip install snp-lib[kernels]): its interpreter runs the kernels without a GPU",
+    "timm": "install timm: its networks are read as ours are",
+    "transformers": "install transformers: its networks are read as ours are",
     "browser": "install Chromium: the browser tests need a browser",
 }
 
@@ -27,6 +31,11 @@ SKIPS = {
 def skip(name: str) -> NoReturn:
     """Skip the running test for a reason of the list above."""
     pytest.skip(SKIPS[name])
+
+
+def installed(name: str) -> Any:
+    """A package that is no dependency; the test is skipped without it."""
+    return importlib.import_module(name) if importlib.util.find_spec(name) else skip(name)
 
 
 @contextmanager

@@ -6,14 +6,16 @@ import base64
 import html
 import io
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import ipywidgets as widgets
 import numpy as np
+from jaxtyping import Float
 from PIL import Image
 
 from snp_lib.performance import binarize, summarize
 from snp_lib.plots import matrix_pixels
-from snp_lib.store import Run, Unit
+from snp_lib.store import Unit
 
 THETAS = (0.2, 0.3, 0.4, 0.6)
 
@@ -36,8 +38,22 @@ _STYLE = """<style>
 </style>"""
 
 
-def explore(run: Run) -> widgets.VBox:
-    """An explorer of one run's thresholded performance matrices, its nodes at every site and its heads at the ``mha`` sites.
+@runtime_checkable
+class Explorable(Protocol):
+    """What an explorer shows, such as a :class:`snp_lib.store.Run`."""
+
+    @property
+    def class_names(self) -> list[str]: ...
+    @property
+    def sites(self) -> dict[str, int]: ...
+    @property
+    def num_heads(self) -> int: ...
+    def sites_of(self, kind: str) -> list[str]: ...
+    def matrices(self, site: str, *, unit: Unit = "node") -> Float[np.ndarray, "unit label output"]: ...
+
+
+def explore(run: Explorable) -> widgets.VBox:
+    """An explorer of thresholded performance matrices, the nodes of a run at every site and its heads, if it has any, at the ``mha`` sites.
 
     Site, unit and threshold switch in the browser alone, so they work in a published page too: three example nodes of
     every site, and all heads. With a live kernel a node can be chosen by its number.
@@ -46,20 +62,22 @@ def explore(run: Run) -> widgets.VBox:
         A widget; display it as the last expression of a cell.
     """
     explorer = _Explorer(run)
-    kind = widgets.ToggleButtons(options=["nodes", "heads"], description="show", style={"button_width": "90px"})
     labels = len(run.class_names)
     side = labels * max(1, round(300 / labels)) + 2  # every label as many pixels wide as every other, within a border
     legend = explorer.html(
         f'{_STYLE.replace("SIDE", str(side))}<div class="snp-text"><span style="color:#d55e00">■</span> inside a cluster &nbsp; '
         '<span style="color:#0173b2">■</span> noise &nbsp; rows: true label, columns: output</div>'
     )
+    if not run.num_heads:
+        return widgets.VBox([explorer.menus("node"), legend])
+    kind = widgets.ToggleButtons(options=["nodes", "heads"], description="show", style={"button_width": "90px"})
     return widgets.VBox([kind, explorer.switch([explorer.menus("node"), explorer.menus("head")], kind), legend])
 
 
 class _Explorer:
     """The parts of one explorer, which share the slider of thresholds and, to stay small, one layout and one style."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Explorable) -> None:
         self.run = run
         self.theta = widgets.SelectionSlider(options=[f"{t:g}" for t in THETAS], value="0.3", description="θ")
         self.layout, self.style = widgets.Layout(), widgets.HTML().style
@@ -78,7 +96,7 @@ class _Explorer:
         sites = list(self.run.sites) if unit == "node" else self.run.sites_of("mha")
         all_shown = unit == "head" and self.run.num_heads <= FEW
         names = [_name(unit, i) for i in range(self.run.num_heads)] if all_shown else [*RANKS, "by number"]
-        site = widgets.Dropdown(options=sites, value=sites[-1] if unit == "head" else sites[-2], description="site")
+        site = widgets.Dropdown(options=sites, value=sites[-1] if unit == "head" else sites[-2:][0], description="site")
         menu = widgets.ToggleButtons(options=names, index=0 if all_shown else 1, description=unit, style={"button_width": "90px"})
         by_site: list[list[widgets.Widget]] = []
         for name in sites:
@@ -119,7 +137,7 @@ def _name(unit: Unit, index: int) -> str:
     return f"{unit} {index + FIRST[unit]}"
 
 
-def _pages(run: Run, site: str, unit: Unit, index: int, matrix: np.ndarray) -> list[str]:
+def _pages(run: Explorable, site: str, unit: Unit, index: int, matrix: np.ndarray) -> list[str]:
     """What is shown of a unit, at each threshold."""
     return [_page(f"{site}, {_name(unit, index)}", matrix, theta, run.class_names) for theta in THETAS]
 

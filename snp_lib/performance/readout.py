@@ -1,4 +1,4 @@
-"""Readouts on frozen features, trained together, and what one pass over the data measures with them.
+"""Readouts on frozen features, trained together.
 
 A readout turns the features of a site into N × F numbers (``pool``) and those into logits by one matrix without bias.
 For tokens this is sequence pooling, whose weights come from the full features, so that the logits are a sum over channels
@@ -11,18 +11,17 @@ from __future__ import annotations
 import math
 import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Float64, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from snp_lib.data import Dataset, Split
-from snp_lib.data.dataset import inputs_per_label
+from snp_lib.data import Dataset
 from snp_lib.machine import uses_bfloat16
 from snp_lib.models.sites import split_site
 from snp_lib.training import execution
@@ -196,7 +195,7 @@ def train_readouts(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(zlib.crc32(f"{seed} {site}".encode()))  # initial weights do not depend on the other sites
             readouts[site] = make_readout(example[site], dataset.num_classes, recipe.pooling).to(device)
-    learning = _Learning(model, readouts, recipe, len(labels) // recipe.batch_size, bfloat16=bfloat16)
+    learning = Learning(model, readouts, recipe, len(labels) // recipe.batch_size, bfloat16=bfloat16)
     bar = tqdm(total=len(learning.rates), desc="readouts", unit="step", disable=not progress, leave=False)
     ahead = AHEAD if learning.recorded else 1
     with StopRequests() as requests:
@@ -220,8 +219,8 @@ def train_readouts(
     return {site: readout.eval() for site, readout in readouts.items()}
 
 
-class _Learning:
-    """The readouts of one frozen network and how they learn, a step on one batch after the other.
+class Learning:
+    """The readouts of one frozen network and how they learn, a step on one batch after the other, so many in all.
 
     On a GPU a step of all of them is recorded and replayed.
     """
@@ -273,64 +272,3 @@ def _loss(readout: Readout, features: Tensor, labels: Int64[Tensor, " n"], wide:
     with torch.autocast(features.device.type, torch.bfloat16, enabled=wide):
         logits = readout(features if wide else features.float())
     return F.cross_entropy(logits.float(), labels)
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What one pass over a split measures. K labels; F pooled features at a site, channel by channel."""
-
-    class_means: Mapping[str, Float32[Tensor, "k f"]]  # mean pooled features of the inputs of each label
-    readout_accuracy: Mapping[str, float]  # of each site's readout, in [0, 1]
-    logits: Float32[Tensor, "n k"]  # of the network itself, in the order of the split
-
-
-@torch.no_grad()
-def measure(
-    model: nn.Module,
-    readouts: Mapping[str, Readout],
-    split: Split,
-    prepare: Callable[[Tensor], Tensor],
-    *,
-    num_classes: int,
-    batch_size: int = 128,
-    bfloat16: bool = False,
-    deadline: float = math.inf,
-    progress: bool = False,
-) -> Measurement:
-    """Class means, readout accuracy and logits at every site, in one forward pass over the split.
-
-    Args:
-        bfloat16: on a GPU the network's products in bfloat16; pooling and sums stay as they are.
-
-    Raises:
-        Stopped: ``time.monotonic()`` passed the deadline, or SIGTERM came; nothing of the pass is kept.
-        ValueError: a label of the split has no input, so its mean does not exist.
-    """
-    counts = inputs_per_label(split, num_classes)
-    device = next(model.parameters()).device
-    model.eval()
-    sums: dict[str, Float64[Tensor, "k f"]] = {}
-    hits = {site: torch.zeros((), dtype=torch.long, device=device) for site in readouts}
-    logits = []
-    steps = -(-len(split) // batch_size)
-    with StopRequests() as requests:
-        for inputs, labels in tqdm(
-            split.batches(batch_size), total=steps, desc="class means", unit="step", disable=not progress, leave=False
-        ):
-            labels = labels.to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16 and device.type == "cuda"):
-                output, features = model(prepare(inputs.to(device)), sites=list(readouts))
-            logits.append(output.float())
-            for site, readout in readouts.items():
-                pooled = readout.pool(features[site].float())
-                hits[site] += (readout.linear(pooled).argmax(1) == labels).sum()
-                if site not in sums:
-                    sums[site] = torch.zeros(num_classes, pooled.shape[1], dtype=torch.float64, device=device)
-                sums[site].index_add_(0, labels, pooled.double())
-            if requests.pending or time.monotonic() > deadline:
-                raise Stopped(requests.reason, "while class means were measured", "the network is kept, the same command measures again")
-    return Measurement(
-        class_means={site: (total / counts.to(device).unsqueeze(1)).float().cpu() for site, total in sums.items()},
-        readout_accuracy={site: int(hit) / len(split) for site, hit in hits.items()},
-        logits=torch.cat(logits).cpu(),
-    )

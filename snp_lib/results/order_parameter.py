@@ -23,8 +23,9 @@ from snp_lib.experiments.experiment import initial_model
 from snp_lib.models import Network
 from snp_lib.models.symmetry import head_parameters, make_heads_alike
 from snp_lib.performance import group_units, unit_matrices
+from snp_lib.performance.class_means import measure
 from snp_lib.performance.heads import symmetry_breaking
-from snp_lib.performance.readout import make_readout, measure
+from snp_lib.performance.readout import make_readout
 from snp_lib.results.setting import Measurement, Setting, heads_needed
 from snp_lib.store import Run
 from snp_lib.store.derived import Arrays

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from snp_lib.models.sites import split_site
 from snp_lib.performance import THETA, Summary, group_units, summarize, unit_matrices
-from snp_lib.performance.readout import Pooling, TokenReadout, measure
+from snp_lib.performance.class_means import measure
+from snp_lib.performance.readout import Pooling, TokenReadout
 from snp_lib.performance.silencing import SilencedFirst, jaccard
 from snp_lib.results.setting import Measurement, Setting
 from snp_lib.results.sites import site_statistics

@@ -20,7 +20,8 @@ from snp_lib.data import Dataset
 from snp_lib.experiments import Experiment
 from snp_lib.experiments.experiment import initial_model
 from snp_lib.machine import choose_device, code_version, device_name, measuring_batch, runs_dir, uses_bfloat16
-from snp_lib.performance.readout import Measurement, Readout, ReadoutRecipe, measure, train_readouts
+from snp_lib.performance.class_means import Measurement, measure
+from snp_lib.performance.readout import Readout, ReadoutRecipe, train_readouts
 from snp_lib.store import answers, weights
 from snp_lib.store.disk import StoreError, locked, replace_folder, sha256, write_durably
 from snp_lib.store.manifest import FORMAT, files_of, model_of, parse_manifest, seal, snapshot_name

@@ -16,6 +16,7 @@ from snp_lib.models import create_model
 from snp_lib.models.cct import CCT
 from snp_lib.models.sites import split_site
 from snp_lib.performance import group_units, unit_matrices
+from snp_lib.performance.class_means import measure
 from snp_lib.performance.readout import (
     FlatReadout,
     MeanReadout,
@@ -24,7 +25,6 @@ from snp_lib.performance.readout import (
     ReadoutRecipe,
     TokenReadout,
     make_readout,
-    measure,
     train_readouts,
 )
 from snp_lib.training.recipe import Recipe

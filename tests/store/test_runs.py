@@ -26,7 +26,8 @@ from snp_lib.experiments.experiment import initial_model
 from snp_lib.machine import PROJECT
 from snp_lib.models import create_model
 from snp_lib.performance import binarize
-from snp_lib.performance.readout import TokenReadout, measure, train_readouts
+from snp_lib.performance.class_means import measure
+from snp_lib.performance.readout import TokenReadout, train_readouts
 from snp_lib.store import Run, StoreError, make, records, runs, weights
 from snp_lib.training import Stopped, checkpoint
 from snp_lib.training.loop import TrainingError, train

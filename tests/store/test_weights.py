@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from snp_lib import data
-from snp_lib.performance.readout import measure
+from snp_lib.performance import measure
 from snp_lib.store import Run, StoreError, weights
 from snp_lib.training.prediction import accuracy, predict
 from snp_lib.training.preparation import make_normalize
