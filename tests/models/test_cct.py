@@ -18,6 +18,7 @@ from snp_lib.models import create_model
 from snp_lib.models.cct import CCT, CCTConfig, sinusoidal_table
 from snp_lib.models.encoder import sequence_pool
 from snp_lib.models.fronts import FORMS, Form
+from snp_lib.models.released import translated
 
 Module = TypeVar("Module", bound=torch.nn.Module)
 SMALL: dict[str, Any] = {"image_size": 16, "embed_dim": 24, "num_heads": 3, "num_classes": 7}
@@ -48,33 +49,6 @@ def test_parameter_counts_of_the_papers(name: str, options: dict[str, int], para
     assert sum(p.numel() for p in create_model(name, **options).parameters()) == parameters
 
 
-def weights_from_public(public: public_cct.CCT) -> dict[str, Tensor]:
-    """vit-pytorch's names to ours."""
-    part = {
-        "pre_norm": "norm1",
-        "self_attn.qkv": "attention.qkv",
-        "self_attn.proj": "projection",
-        "norm1": "norm2",
-        "linear1": "ff1",
-        "linear2": "ff2",
-    }
-    whole = {"norm": "norm", "attention_pool": "pool", "fc": "classifier"}
-    weights = {}
-    for key, tensor in public.state_dict().items():
-        if key == "classifier.positional_emb":
-            weights["positions"] = tensor
-        elif key.startswith("tokenizer.conv_layers."):
-            weights[f"tokenizer.{3 * int(key.split('.')[2])}.weight"] = tensor  # each of conv, ReLU, pool counts here
-        elif key.startswith("classifier.blocks."):
-            _, _, block, rest = key.split(".", 3)
-            name, kind = rest.rsplit(".", 1)
-            weights[f"encoders.{block}.{part[name]}.{kind}"] = tensor
-        else:
-            name, kind = key.removeprefix("classifier.").rsplit(".", 1)
-            weights[f"{whole[name]}.{kind}"] = tensor
-    return weights
-
-
 @pytest.mark.parametrize(("kernel_size", "num_convs"), [(3, 1), (3, 2), (7, 1)])
 @pytest.mark.parametrize("table", ["learned", "sinusoidal", "none"])
 def test_logits_equal_those_of_vit_pytorch(kernel_size: int, num_convs: int, table: str) -> None:
@@ -95,7 +69,7 @@ def test_logits_equal_those_of_vit_pytorch(kernel_size: int, num_convs: int, tab
         )
     ).eval()
     ours = small(image_size=32, kernel_size=kernel_size, num_convs=num_convs, positional_embedding=table)
-    weights = weights_from_public(public)
+    weights = translated(public.state_dict())
     if table == "sinusoidal":
         torch.testing.assert_close(ours.positions, weights.pop("positions"), atol=1e-5, rtol=0)
     ours.load_state_dict(weights)
