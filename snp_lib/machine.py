@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -17,19 +18,33 @@ BOOK = PROJECT / "book"
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
+def checked_out() -> bool:
+    """Whether the library runs from a checkout of the project, with its book and its records, and is not merely installed."""
+    return (PROJECT / "_toc.yml").is_file() and BOOK.is_dir()
+
+
+def home() -> Path:
+    """The checkout; of an installed library ``snp_lib`` in the folder where this user's programs keep their data."""
+    if checked_out():
+        return PROJECT
+    if os.name == "nt":
+        return _folder("LOCALAPPDATA", Path("~/AppData/Local")) / "snp_lib"
+    return _folder("XDG_DATA_HOME", Path("~/.local/share")) / "snp_lib"
+
+
 def data_dir() -> Path:
-    """Folder of the data sets: ``SNP_DATA_DIR``, else ``data/cache/`` of the project."""
-    return _folder("SNP_DATA_DIR", PROJECT / "data" / "cache")
+    """Folder of the data sets: ``SNP_DATA_DIR``, else ``data/cache/`` of :func:`home`."""
+    return _folder("SNP_DATA_DIR", home() / "data" / "cache")
 
 
 def runs_dir() -> Path:
-    """Folder of this user's own runs: ``SNP_RUNS_DIR``, else ``runs/`` of the project."""
-    return _folder("SNP_RUNS_DIR", PROJECT / "runs")
+    """Folder of this user's own runs: ``SNP_RUNS_DIR``, else ``runs/`` of :func:`home`."""
+    return _folder("SNP_RUNS_DIR", home() / "runs")
 
 
 def records_dir() -> Path:
-    """Folder of the committed records: ``SNP_RECORDS_DIR``, else ``data/records/`` of the project."""
-    return _folder("SNP_RECORDS_DIR", PROJECT / "data" / "records")
+    """Folder of the committed records: ``SNP_RECORDS_DIR``, else ``data/records/`` of :func:`home`."""
+    return _folder("SNP_RECORDS_DIR", home() / "data" / "records")
 
 
 def _folder(variable: str, default: Path) -> Path:
@@ -85,6 +100,12 @@ def code_version() -> str:
     except (OSError, subprocess.CalledProcessError):
         return version
     return f"{version}+{commit}{'.changed' if changed else ''}"
+
+
+def torchvision_fits() -> bool:
+    """Whether torchvision's compiled operators were built for the torch that is installed, so that a program can import it plainly."""
+    plain = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True, text=True, encoding="utf-8")
+    return plain.returncode == 0
 
 
 def import_torchvision() -> Any:

@@ -68,7 +68,9 @@ def _train(options: Namespace) -> int:
     deadline = time.monotonic() + options.time_limit
     for seed in options.seeds:
         experiment = experiments.get(options.experiment, options.scale, seed)
-        finished = store.run(experiment, device=options.device, refresh=options.refresh, deadline=deadline, compiled=options.compile)
+        finished = store.run(
+            experiment, device=options.device, refresh=options.refresh, deadline=deadline, compiled=options.compile, train=True
+        )
         if team.rank() == 0:
             print(f"{accuracy(finished)}, {finished.metrics['parameters']:,} parameters, {finished.path}")
     return 0
@@ -205,6 +207,8 @@ def _doctor(options: Namespace) -> int:
             print(f"{package:12} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
             print(f"{package:12} not installed")
+    if not machine.torchvision_fits():
+        print("             torchvision was built for another torch: this library goes round that, other programs will not")
     device, folder = machine.choose_device(), machine.data_dir()
     print(f"device       {machine.device_name(device) if device.type == 'cuda' else f'CPU, {torch.get_num_threads()} threads'}")
     for name, source in data.SOURCES.items():

@@ -19,7 +19,16 @@ from snp_lib import data
 from snp_lib.data import Dataset
 from snp_lib.experiments import Experiment
 from snp_lib.experiments.experiment import initial_model
-from snp_lib.machine import choose_device, code_version, device_name, measuring_batch, runs_dir, uses_bfloat16
+from snp_lib.machine import (
+    checked_out,
+    choose_device,
+    code_version,
+    device_name,
+    measuring_batch,
+    records_dir,
+    runs_dir,
+    uses_bfloat16,
+)
 from snp_lib.performance.class_means import Measurement, measure
 from snp_lib.performance.readout import Readout, ReadoutRecipe, train_readouts
 from snp_lib.store import answers, weights
@@ -41,6 +50,7 @@ def run(
     deadline: float = math.inf,
     compiled: bool = False,
     progress: bool = True,
+    train: bool | None = None,
 ) -> Run:
     """The finished run of an experiment: from the user's runs, else from the records, else by training now.
 
@@ -53,9 +63,11 @@ def run(
         data_root: see :func:`snp_lib.data.load`.
         deadline: value of ``time.monotonic()`` at which an unfinished training stops, at a checkpoint.
         compiled: let torch.compile make the parts of the network while training, see :func:`snp_lib.training.train`.
+        train: whether a missing run is trained. None: yes, but where there are no records at all, as with a library that was installed
+            without them, only at scale ``smoke``.
 
     Raises:
-        StoreError: the stored result is damaged or of another definition of the experiment.
+        StoreError: the stored result is damaged or of another definition of the experiment; or it is missing and not to be trained.
         Stopped: the deadline passed or SIGTERM came; the same call goes on from the checkpoint.
         DataError, TrainingError: from loading the data and from training.
     """
@@ -63,6 +75,7 @@ def run(
     stored = None if refresh else find(experiment)
     if team.decide(stored is not None):
         return stored or _stored(experiment)
+    _may_train(experiment, train)
     # one process of a team holds the lock for all of them
     with locked(experiment.id, progress) if team.rank() == 0 else contextlib.nullcontext():
         stored = None if refresh else find(experiment)
@@ -75,6 +88,16 @@ def run(
             checkpoints.remove(runs_dir() / experiment.id / CHECKPOINT)  # only now: a crash before this loses no training
         team.decide(True)  # nobody reads before it is there
         return _stored(experiment)
+
+
+def _may_train(experiment: Experiment, train: bool | None) -> None:
+    recorded = checked_out() or records_dir().is_dir() or experiment.scale == "smoke"
+    if train is False or (train is None and not recorded):
+        absent = "" if recorded else ", nor any record: the installed library comes without them"
+        raise StoreError(
+            f"there is no run {experiment.id} in {runs_dir()}{absent}. Let SNP_RECORDS_DIR name data/records of a checkout to read what "
+            f"is recorded there, or train it with `{experiment.command('train')}`, in Python with run(…, train=True)."
+        )
 
 
 def _stored(experiment: Experiment) -> Run:

@@ -380,3 +380,9 @@ def test_a_run_is_parsed_once(catalogue: Path, stored: Run, monkeypatch: pytest.
     records.keep(run)
     records.keep(run, stored.path.parent / "packed")
     assert len(parsed) == 1
+
+
+def test_a_run_that_is_not_to_be_trained_is_refused(own_folders: Path) -> None:
+    with pytest.raises(StoreError, match=r"there is no run .*-s7 in .*train it with `snp train .* --seeds 7`"):
+        store.run(shortened(seed=7), train=False)
+    assert not (own_folders / "runs").exists() or not list((own_folders / "runs").glob("*-s7"))
