@@ -24,6 +24,7 @@ SKIPS = {
     "triton": "install Triton (pip install snp-lib[kernels]): its interpreter runs the kernels without a GPU",
     "timm": "install timm: its networks are read as ours are",
     "transformers": "install transformers: its networks are read as ours are",
+    "ray": "install Ray (pip install snp-lib[fleet]): a cluster of this machine shares a set",
     "browser": "install Chromium: the browser tests need a browser",
 }
 

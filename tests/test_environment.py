@@ -39,7 +39,9 @@ def pins() -> dict[str, list[Version]]:
 
 
 def requirements() -> list[Requirement]:
-    optional = {name: group for name, group in METADATA["optional-dependencies"].items() if name != "kernels"}  # torch pins Triton
+    optional = {
+        name: group for name, group in METADATA["optional-dependencies"].items() if name not in ("kernels", "fleet")
+    }  # torch pins Triton, a cluster its Ray
     groups = [METADATA["dependencies"], *optional.values()]
     return [r for group in groups for text in group if (r := Requirement(text)).name != METADATA["name"]]
 

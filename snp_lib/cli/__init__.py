@@ -49,11 +49,12 @@ def _expected_errors() -> tuple[type[Exception], ...]:
     from snp_lib.book.chapters import ReproduceError
     from snp_lib.book.reporting import ReportError
     from snp_lib.data import DataError
+    from snp_lib.results.fleet import FleetError
     from snp_lib.store import StoreError
     from snp_lib.training import TrainingError
     from snp_lib.training.checkpoint import CheckpointError
 
-    return DataError, StoreError, TrainingError, CheckpointError, ReportError, ReproduceError, ValueError, OSError
+    return DataError, StoreError, TrainingError, CheckpointError, ReportError, ReproduceError, FleetError, ValueError, OSError
 
 
 def _parser() -> Parser:

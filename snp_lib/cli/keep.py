@@ -68,6 +68,31 @@ def _make(options: Namespace) -> int:
     return 0
 
 
+@verb(
+    "fleet",
+    "make the missing runs of a set by many workers: processes of this machine, a card each, or a Ray cluster",
+    take.SET,
+    take.SCALE,
+    take.ENGINE,
+    take.WORKERS,
+    take.MEASURE,
+    take.DEVICE,
+    take.ADDRESS,
+)
+def _fleet(options: Namespace) -> int:
+    from tqdm.auto import tqdm
+
+    from snp_lib import experiments
+    from snp_lib.results.fleet import fleet
+
+    chosen, code = experiments.members(options.set, options.scale), 0
+    how = {"engine": options.engine, "workers": options.workers, "measured": options.measure}
+    for each in tqdm(fleet(chosen, **how, device=options.device, address=options.address), total=len(chosen), unit="run"):
+        code |= each.run is None
+        tqdm.write(accuracy(each.run) if each.run is not None else f"{each.experiment.id}: {each.error}")
+    return int(code)
+
+
 @verb("import", "check transport files and put their runs in place", take.FILES, take.TO_PLACE, take.REPLACE, take.APART)
 def _import(options: Namespace) -> int:
     from tempfile import TemporaryDirectory

@@ -136,7 +136,7 @@ def test_every_set_is_in_the_catalogue(name: str) -> None:
 
 def test_a_set_made_on_a_gpu_and_cut_three_times_is_complete_with_nothing_twice(short_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draw, made, work = random.Random(0), [], []
-    real, steps, learns = time.monotonic, loop.Training.step, readout._Learning.step
+    real, steps, learns = time.monotonic, loop.Training.step, readout.Learning.step
 
     def step(training: loop.Training, *given: Any) -> None:
         made.append((training.seed, training.done))
@@ -148,7 +148,7 @@ def test_a_set_made_on_a_gpu_and_cut_three_times_is_complete_with_nothing_twice(
         learns(learning, *given)
 
     monkeypatch.setattr(loop.Training, "step", step)
-    monkeypatch.setattr(readout._Learning, "step", learn)
+    monkeypatch.setattr(readout.Learning, "step", learn)
     command = ["make", "cct", "--scale", "smoke", "--device", "cuda", "--measure", "stages,ablation"]
     command += ["--to", str(short_set / "out"), "--bundle", "--budget", "1000s"]
     codes = []
