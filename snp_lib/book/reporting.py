@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -130,26 +131,45 @@ def record_id(runs: Sequence[Run]) -> str:
     return " ".join(r.record for r in runs)
 
 
+MANY = 4  # experiments whose runs are named a line each; more are named together
+
+
 def provenance(runs: Sequence[Run]) -> str:
     """The line under every figure, one for each experiment and scale: name, scale, data, n, seeds, device and record hashes.
 
-    Where the seeds come from several devices, each is named with its own.
+    Where the seeds come from several devices, each is named with its own. Of more than four experiments those of one scale, data set and
+    seeds share a line, with their devices and one hash of all their records; the page *status* has a row for each run.
     """
     families: dict[tuple[str, str], list[Run]] = {}
     for run in {run.experiment.id: run for run in runs}.values():  # one that is there twice is named once
         families.setdefault((run.experiment.name, run.experiment.scale), []).append(run)
-    lines = []
-    for (name, scale), family in families.items():
-        first, seeds = family[0], _seeds(family)
-        made_on: dict[str, list[Run]] = {}
-        for run in family:
-            made_on.setdefault(run.manifest["device"], []).append(run)
+    if len(families) <= MANY:
+        return "\n".join(_line([family]) for family in families.values())
+    alike: dict[tuple[str, str, str], list[list[Run]]] = {}
+    for family in families.values():
+        first = family[0].experiment
+        alike.setdefault((first.scale, first.dataset, _seeds(family)), []).append(family)
+    return "\n".join(map(_line, alike.values()))
+
+
+def _line(families: Sequence[Sequence[Run]]) -> str:
+    """Experiments of one scale, data set and seeds."""
+    runs, first = [run for family in families for run in family], families[0][0]
+    made_on: dict[str, list[Run]] = {}
+    for run in runs:
+        made_on.setdefault(run.manifest["device"], []).append(run)
+    if len(families) == 1:
         several = len(made_on) > 1
         devices = ", ".join(f"{device} ({_seeds(of)})" if several else device for device, of in made_on.items())
-        lines.append(
-            f"{name} · {scale} · {first.experiment.dataset} · n = {len(family)} (seeds {seeds}) · {devices} · record {record_id(family)}"
-        )
-    return "\n".join(lines)
+        records = f"record {record_id(runs)}"
+    else:
+        devices = ", ".join(made_on)
+        records = f"{len(runs)} records {hashlib.sha256(record_id(runs).encode()).hexdigest()[:8]}"
+    names, many = ", ".join(family[0].experiment.name for family in families), " each" if len(families) > 1 else ""
+    return (
+        f"{names} · {first.experiment.scale} · {first.experiment.dataset} · "
+        f"n = {len(families[0])}{many} (seeds {_seeds(families[0])}) · {devices} · {records}"
+    )
 
 
 def show(figure: Figure, runs: Sequence[Run]) -> None:

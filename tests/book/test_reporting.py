@@ -206,6 +206,18 @@ def test_provenance_has_a_line_for_each_experiment() -> None:
     assert len(lines) == 2
 
 
+def test_provenance_of_many_experiments_is_a_line_for_those_alike() -> None:
+    many = [run for name in ("vit", "resnet", "cct-h2", "cct-h8", "cct-k1") for run in runs(0, 1, experiment=name)]
+    lines = provenance([*many, *runs(3, experiment="flowers")]).splitlines()
+    assert lines[0].startswith("vit, resnet, cct-h2, cct-h8, cct-k1 · ")
+    assert "n = 2 each (seeds 0, 1)" in lines[0]
+    assert "10 records " in lines[0]
+    assert lines[1] == provenance(runs(3, experiment="flowers"))
+    first, *rest = many
+    changed = replace(first, manifest=first.manifest | {"files": {"arrays.npz": "f" * 64}})
+    assert provenance([changed, *rest, *runs(3, experiment="flowers")]).splitlines()[0] != lines[0]
+
+
 def test_provenance_has_a_line_for_each_scale() -> None:
     small, medium = runs(0, 1), [replace(run, experiment=replace(run.experiment, scale="medium")) for run in runs(0)]
     lines = provenance([*small, *medium]).splitlines()
