@@ -65,5 +65,4 @@ def opened(browser: Browser, site: str, name: str, width: int, scheme: str = "li
         page.goto(f"{site}/{name}", wait_until="load")
         if page.locator("script[type='application/vnd.jupyter.widget-view+json']").count():
             page.wait_for_selector(".jupyter-widgets")
-        page.wait_for_load_state("networkidle")
         yield page, problems

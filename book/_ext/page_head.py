@@ -67,16 +67,21 @@ def lazy_pictures(app: Sphinx, doctree: nodes.document, docname: str) -> None:
 
 
 def finish(app: Sphinx, error: Exception | None) -> None:
-    """The card, an index page that describes the book, and icons that block no page."""
+    """The card, an index page that describes the book, pictures that know their size, and icons from their font alone.
+
+    The theme loads its icons twice, as a font and as a megabyte and a half of script that draws them again.
+    """
     if error is not None or app.builder.format != "html":
         return
     out = Path(app.outdir)
     figure = card(app.config.snp_reader_runs[0], str(app.config.html_title))
     figure.savefig(out / CARD, dpi=100)
     plt.close(figure)
+    for drawn_again in (out / "_static" / "scripts").glob("fontawesome.js*"):
+        drawn_again.unlink()
     for page in out.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
-        text = re.sub(r'<script (src="[^"]*/scripts/fontawesome\.js)', r"<script defer \1", text)
+        text = re.sub(r'\s*<script [^>]*src="[^"]*/scripts/fontawesome\.js[^>]*></script>', "", text)
         text = re.sub(r'<img [^>]*?src="([^"]+\.png)"', functools.partial(sized, folder=page.parent), text)
         page.write_text(text, encoding="utf-8")
     first = app.builder.get_target_uri(app.config.root_doc)
