@@ -41,9 +41,11 @@ def files(run: Run, shuffle: Shuffle, untrained: Mapping[str, np.ndarray] | None
         untrained: arrays ``means_test/SITE`` and ``weight/SITE`` of the network before training, where they were kept.
 
     Raises:
-        ValueError: class means or weights that half precision does not hold.
+        ValueError: more labels, or class means or weights that half precision does not hold.
     """
     name, labels = run.experiment.id, len(run.class_names)
+    if labels > 256:
+        raise ValueError(f"{name} has {labels} labels; the order of their outputs is packed in bytes, which count 256")
     before = untrained if untrained is not None and all(f"weight/{site}" in untrained for site in run.sites) else None
     sites = {site: split_site(site) for site in run.sites}
     about = {

@@ -18,7 +18,6 @@ from playwright.sync_api import Browser, Page
 from snp_lib import store
 from snp_lib.interactive import reader
 from snp_lib.machine import BOOK
-from snp_lib.models.sites import split_site
 from snp_lib.performance import binarize, find_clusters, summarize
 from snp_lib.performance.clusters import cluster_index
 from snp_lib.performance.density import snr_at_density
@@ -287,7 +286,11 @@ def test_only_what_half_precision_holds_is_packed(run: Run) -> None:
         list(reader.files(other, shuffle_outputs))
 
 
+def test_more_labels_than_a_byte_counts_are_refused(run: Run) -> None:
+    with pytest.raises(ValueError, match="has 257 labels"):
+        next(iter(reader.files(Run(run.experiment, run.path, run.manifest | {"class_names": ["label"] * 257}), shuffle_outputs)))
+
+
 def test_a_unit_that_is_not_there_is_named(run: Run) -> None:
     with pytest.raises(IndexError, match="has 4 units \\(head\\), numbered from 1; there is no 5"):
         reader.embed(run, "block7.mha", unit="head", number=5)
-    assert split_site("block7.mha") == (7, "mha")
