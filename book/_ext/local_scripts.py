@@ -29,10 +29,11 @@ def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
 
 
 def copy_widget_fonts(app: Sphinx, error: Exception | None) -> None:
-    """Put the widgets' icon fonts where their script asks for them: below the folder of the page."""
+    """Put the widgets' icon fonts where their two scripts ask for them: below the folder of the page."""
     if error is None and app.builder.format == "html":
-        fonts = Path(app.srcdir) / "book" / "_static" / "vendor" / "fonts"
-        copy_asset(fonts, Path(app.outdir) / "book" / "@jupyter-widgets" / "html-manager" / "dist")
+        fonts, target = Path(app.srcdir) / "book" / "_static" / "vendor" / "fonts", Path(app.outdir) / "book" / "@jupyter-widgets"
+        for folder in (target, target / "html-manager" / "dist"):
+            copy_asset(fonts, folder)
 
 
 def parsable_signature(

@@ -183,7 +183,14 @@ def show(figure: Figure, runs: Sequence[Run]) -> None:
     from snp_lib.plots.fingerprint import fingerprint
 
     plt.show()
-    print(f"{provenance(runs)} · drawn {fingerprint(figure)}")
+    print(" · ".join([*filter(None, [provenance(runs)]), f"drawn {fingerprint(figure)}"]))
+
+
+def mean_sd(values: Sequence[float], digits: int = 1) -> str:
+    """Mean and, of several values, standard deviation (n − 1) for the text of a page, such as ``13.2 ± 2.5``."""
+    numbers = [float(value) for value in values]
+    mean = f"{statistics.fmean(numbers):z.{digits}f}"
+    return mean if len(numbers) < 2 else f"{mean} ± {statistics.stdev(numbers):.{digits}f}"
 
 
 def _seeds(runs: Sequence[Run]) -> str:

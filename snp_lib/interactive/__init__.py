@@ -1,1 +1,1 @@
-"""Widgets to play with in a page or beside a live kernel."""
+"""What can be played with: the reader of a published page, and widgets beside a live kernel."""

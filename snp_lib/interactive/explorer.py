@@ -62,16 +62,12 @@ def explore(run: Explorable) -> widgets.VBox:
         A widget; display it as the last expression of a cell.
     """
     explorer = _Explorer(run)
-    labels = len(run.class_names)
-    side = labels * max(1, round(300 / labels)) + 2  # every label as many pixels wide as every other, within a border
-    legend = explorer.html(
-        f'{_STYLE.replace("SIDE", str(side))}<div class="snp-text"><span style="color:#d55e00">■</span> inside a cluster &nbsp; '
-        '<span style="color:#0173b2">■</span> noise &nbsp; rows: true label, columns: output</div>'
-    )
+    colours = explorer.html(legend(len(run.class_names)))
     if not run.num_heads:
-        return widgets.VBox([explorer.menus("node"), legend])
+        return widgets.VBox([explorer.menus("node"), colours])
     kind = widgets.ToggleButtons(options=["nodes", "heads"], description="show", style={"button_width": "90px"})
-    return widgets.VBox([kind, explorer.switch([explorer.menus("node"), explorer.menus("head")], kind), legend])
+    menus = explorer.switch([explorer.menus("node"), explorer.menus("head")], kind)
+    return widgets.VBox([kind, menus, colours])
 
 
 class _Explorer:
@@ -95,7 +91,7 @@ class _Explorer:
         """Menus for site and unit, the threshold, and the pages that they switch."""
         sites = list(self.run.sites) if unit == "node" else self.run.sites_of("mha")
         all_shown = unit == "head" and self.run.num_heads <= FEW
-        names = [_name(unit, i) for i in range(self.run.num_heads)] if all_shown else [*RANKS, "by number"]
+        names = [unit_name(unit, i) for i in range(self.run.num_heads)] if all_shown else [*RANKS, "by number"]
         site = widgets.Dropdown(options=sites, value=sites[-1] if unit == "head" else sites[-2:][0], description="site")
         menu = widgets.ToggleButtons(options=names, index=0 if all_shown else 1, description=unit, style={"button_width": "90px"})
         by_site: list[list[widgets.Widget]] = []
@@ -133,16 +129,17 @@ def _examples(matrices: np.ndarray) -> list[int]:
     return [int(order[int(q * (len(order) - 1))]) for q in (0.1, 0.5, 0.9)]
 
 
-def _name(unit: Unit, index: int) -> str:
+def unit_name(unit: Unit, index: int) -> str:
+    """What captions call a unit: nodes count from 0, heads from 1."""
     return f"{unit} {index + FIRST[unit]}"
 
 
 def _pages(run: Explorable, site: str, unit: Unit, index: int, matrix: np.ndarray) -> list[str]:
     """What is shown of a unit, at each threshold."""
-    return [_page(f"{site}, {_name(unit, index)}", matrix, theta, run.class_names) for theta in THETAS]
+    return [unit_page(f"{site}, {unit_name(unit, index)}", matrix, theta, run.class_names) for theta in THETAS]
 
 
-def _page(title: str, matrix: np.ndarray, theta: float, names: list[str]) -> str:
+def unit_page(title: str, matrix: np.ndarray, theta: float, names: list[str]) -> str:
     """Both pictures of a thresholded matrix, and in words what the unit recognises."""
     binary, summary = binarize(matrix[None], theta)[0], summarize(matrix[None], theta)
     clusters, pictures = summary.clusters[0], ""
@@ -152,6 +149,15 @@ def _page(title: str, matrix: np.ndarray, theta: float, names: list[str]) -> str
     labels, noise = int(summary.labels_of_unit[0]), int(summary.noise[0])
     said = f"{_count(labels, 'label')} in {_count(len(clusters), 'cluster')}, {_count(noise, 'one')} of noise"
     return f'<div class="snp-pair">{pictures}</div><p><b>{title}</b>, θ = {theta:g}: {said}. {_in_words(clusters, names)}</p>'
+
+
+def legend(labels: int) -> str:
+    """What the colours of :func:`unit_page` mean, and its style for matrices of so many labels."""
+    side = labels * max(1, round(300 / labels)) + 2  # every label as many pixels wide as every other, within a border
+    return (
+        f'{_STYLE.replace("SIDE", str(side))}<div class="snp-text"><span style="color:#d55e00">■</span> inside a cluster &nbsp; '
+        '<span style="color:#0173b2">■</span> noise &nbsp; rows: true label, columns: output</div>'
+    )
 
 
 def _count(number: int, what: str) -> str:

@@ -1,7 +1,7 @@
 """Figures. Everything here draws what it is given and computes nothing but axes."""
 
 from snp_lib.plots.attention import attention_maps as attention_maps
-from snp_lib.plots.claims import ladder as ladder, verdict_table as verdict_table
+from snp_lib.plots.claims import ladder as ladder, verdict_dots as verdict_dots, verdict_table as verdict_table
 from snp_lib.plots.clouds import clouds as clouds, strips as strips
 from snp_lib.plots.committee import cost as cost, gains as gains
 from snp_lib.plots.curves import cumulative as cumulative, curves as curves

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from snp_lib.plots.style import COLORS, CONTROL, VERDICTS
+from snp_lib.plots.style import COLORS, CONTROL, VERDICTS, legend
 
 
 def ladder(table: pd.DataFrame) -> Figure:
@@ -22,6 +22,28 @@ def ladder(table: pd.DataFrame) -> Figure:
     axis.invert_yaxis()
     axis.axvline(1, color="black", lw=0.8, ls=":")
     axis.set(xlabel="images a second, relative to the usual loop")
+    return figure
+
+
+def verdict_dots(table: pd.DataFrame) -> Figure:
+    """One dot per claim in the colour and form of its verdict, one line per paper and part, those with a verdict first.
+
+    Args:
+        table: columns group, the name of a line, and verdict; lines are in the order of the table.
+    """
+    groups, forms = list(dict.fromkeys(table["group"])), dict(zip(VERDICTS, "o^Ds", strict=True))
+    figure, axis = plt.subplots(figsize=(6.4, 0.34 * len(groups) + 1.2), layout="constrained")
+    for line, group in enumerate(groups):
+        verdicts = sorted(table.verdict[table["group"] == group], key=list(VERDICTS).index)
+        for verdict in dict.fromkeys(verdicts):
+            places = [x for x, each in enumerate(verdicts) if each == verdict]
+            face = "none" if verdict == "not yet measured" else VERDICTS[verdict]
+            axis.plot(places, [line] * len(places), forms[verdict], color=VERDICTS[verdict], mfc=face, ms=6 if forms[verdict] != "D" else 5)
+    axis.set_yticks(range(len(groups)), groups)
+    axis.set(ylim=(len(groups) - 0.4, -0.6), xticks=[])
+    axis.spines[["bottom", "left"]].set_visible(False)
+    axis.tick_params(length=0)
+    legend(figure, [(verdict, VERDICTS[verdict], forms[verdict]) for verdict in VERDICTS])
     return figure
 
 

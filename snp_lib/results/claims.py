@@ -19,6 +19,9 @@ LEVEL = 0.05
 
 PARTS: tuple[Part, ...] = get_args(Part)
 
+PAPERS = ("A", "B", "C", "D", "CCT")
+"""Papers in the order of the scoreboard."""
+
 
 def claims_table(papers: Sequence[str], *, experiment: str | None = None, part: Part | None = None) -> pd.DataFrame:
     """The scoreboard of the papers named, in that order: columns paper, claim, ours, verdict, survives, holds if.

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pytest
 import yaml
 from IPython.core.formatters import DisplayFormatter
 
 from snp_lib.book.claims import Claim, load_claims
-from snp_lib.book.reporting import Reported, ReportError, provenance, published, published_number, report, scoreboard
+from snp_lib.book.reporting import Reported, ReportError, mean_sd, provenance, published, published_number, report, scoreboard, show
 from snp_lib.experiments import get
 from snp_lib.performance.statistics import half_width
+from snp_lib.results.claims import PAPERS
 from snp_lib.store import Run
 
 CLAIM: dict[str, Any] = {
@@ -235,7 +238,7 @@ def test_provenance_gives_each_seed_its_device() -> None:
 def test_the_claims_of_the_book_are_well_formed() -> None:
     claims = load_claims()
     assert list(claims) == [claim.id for claim in claims.values()]
-    assert {claim.paper for claim in claims.values()} <= {"A", "B", "C", "D", "CCT"}
+    assert {claim.paper for claim in claims.values()} <= set(PAPERS)
     assert {claim.certainty for claim in claims.values()} <= {"abs", "code", "plot", "2nd", "ours"}
     assert all(claim.statement.strip() and claim.measure.strip() for claim in claims.values())
 
@@ -276,3 +279,17 @@ def test_a_cell_that_ends_with_a_report_shows_its_line_alone() -> None:
     shown = DisplayFormatter()
     assert shown.format(number) == ({}, {})
     assert shown.format(1.0)[0] == {"text/plain": "1.0"}
+
+
+def test_numbers_of_the_text_are_mean_and_deviation() -> None:
+    assert mean_sd([1.0, 2.0, 3.0]) == "2.0 ± 1.0"
+    assert mean_sd([0.123], 2) == "0.12"
+    assert mean_sd([-0.001, 0.0], 2) == "0.00 ± 0.00"
+
+
+def test_a_figure_of_no_run_says_what_it_draws_alone(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plt, "show", lambda: None)
+    figure = plt.figure()
+    show(figure, [])
+    plt.close(figure)
+    assert re.fullmatch("drawn [0-9a-f]{8}\n", capsys.readouterr().out)

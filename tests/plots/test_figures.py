@@ -14,7 +14,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from snp_lib import plots
-from snp_lib.plots.style import CONTROL, NAMES
+from snp_lib.plots.style import CONTROL, NAMES, VERDICTS
 
 RNG = np.random.default_rng(0)
 KINDS = ["mha", "ff_hidden", "ff", "block"]
@@ -42,6 +42,12 @@ GAINS = pd.DataFrame(
 GAINS = GAINS.assign(low=[1.5, 0.5, np.nan], high=[2.5, 1.5, np.nan], seeds_low=[1.0, np.nan, np.nan], seeds_high=[3.0, np.nan, np.nan])
 COSTS = pd.DataFrame({"family": "a", "size": [1, 2, 7], "macs": [1e6, 2e6, 7e6], "accuracy": [0.5, 0.6, 0.7]})
 SINGLES = pd.DataFrame({"family": ["a", "b"], "network": ["one", "other"], "macs": [1e6, 9e6], "accuracy": [0.5, 0.8]})
+CLAIMS = pd.DataFrame(
+    {
+        "group": ["A says", "A says", "A says", "A, our controls", "B says"],
+        "verdict": ["not reproduced", "reproduced", "reproduced", "undecided", "not yet measured"],
+    }
+)
 MATRIX = RNG.normal(size=(4, 4))
 KIND_NAMES = [NAMES[kind] for kind in KINDS]
 
@@ -159,6 +165,7 @@ FIGURES: dict[str, tuple[Callable[..., Figure], tuple[Any, ...], dict[str, Any],
     ),
     "seeds": (plots.dots, (HEADS, "snr", "heads"), {"xlabel": "x", "at": 1.0, "band": (0.9, 1.1)}, [1 + 3 * 2], []),
     "one unit": (plots.matrix_triptych, (MATRIX, MATRIX > 1, [[0, 1], [3]]), {}, [0, 0, 0], []),
+    "verdicts": (plots.verdict_dots, (CLAIMS,), {}, [4], list(VERDICTS)),
     "masks": (plots.masks, ({"a": MATRIX > 0, "b": MATRIX > 1},), {}, [0, 0], []),
 }
 
@@ -339,6 +346,14 @@ def test_the_range_of_chance_is_the_mean_of_those_of_the_seeds() -> None:
     bar: Any = axis.patches[0]
     assert (bar.get_y(), bar.get_y() + bar.get_height()) == (-1.5, 2.0)
     assert [np.asarray(line.get_ydata()).item() for line in axis.lines[:2]] == [3.0, 4.0]
+
+
+def test_every_claim_is_a_dot_in_the_line_of_its_paper_those_that_hold_first() -> None:
+    (axis,) = plots.verdict_dots(CLAIMS).axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["A says", "A, our controls", "B says"]
+    drawn = {(x, y): line.get_color() for line in axis.lines for x, y in zip(*map(np.atleast_1d, line.get_data()), strict=True)}
+    verdicts = {(0, 0): "reproduced", (1, 0): "reproduced", (2, 0): "not reproduced", (0, 1): "undecided", (0, 2): "not yet measured"}
+    assert drawn == {place: VERDICTS[verdict] for place, verdict in verdicts.items()}
 
 
 def test_bars_of_a_benchmark_are_its_ratios() -> None:
