@@ -69,7 +69,7 @@ class Hooked(Network):
 
     @property
     def kinds(self) -> dict[str, str]:
-        """Site → what its module is: block, attention or hidden, the last an activation within a block of tokens."""
+        """What the module of each site is, by its name; ``block``, ``attention`` or ``hidden``, an activation within a block of tokens."""
         return {name: reading.kind for name, reading in self.readings.items()}
 
     def compute(self, x: Tensor, wanted: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
