@@ -47,7 +47,6 @@ def as_maps(hidden: Float[Tensor, "n t d"] | Float[Tensor, "n c h w"], model: Ne
     return maps
 
 
-@torch.no_grad()
 def additions(model: Network, inputs: Tensor, generator: torch.Generator) -> Iterator[Addition]:
     """What every unit does to these inputs, in the order of the forward pass and in the model's present mode.
 
@@ -87,6 +86,7 @@ class Measured:
     shuffled: Float[Tensor, "n k"]
 
 
+@torch.no_grad()
 def of_additions(
     model: Network,
     split: Split,

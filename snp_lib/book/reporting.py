@@ -152,18 +152,21 @@ def provenance(runs: Sequence[Run]) -> str:
     return "\n".join(lines)
 
 
-def show(figure: Figure, runs: Sequence[Run]) -> None:
+def show(figure: Figure, runs: Sequence[Run], source: str = "") -> None:
     """Show a figure with the lines under it that say from which runs it is, see :func:`provenance`, and what it draws.
 
     The last is its :func:`snp_lib.plots.fingerprint.fingerprint`: nbval compares text and no pictures, and so finds a
     stored picture that is no longer what its cell draws.
+
+    Args:
+        source: what it is from in place of runs, such as published numbers.
     """
     import matplotlib.pyplot as plt  # only where figures are drawn
 
     from snp_lib.plots.fingerprint import fingerprint
 
     plt.show()
-    print(f"{provenance(runs)} · drawn {fingerprint(figure)}")
+    print(f"{source or provenance(runs)} · drawn {fingerprint(figure)}")
 
 
 def _seeds(runs: Sequence[Run]) -> str:

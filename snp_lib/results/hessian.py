@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import norm
 
 from snp_lib.analysis.hessian import Spectrum, hessian_product, lanczos
-from snp_lib.results.fourier import both
+from snp_lib.results.fourier import NETWORKS as NETWORKS, both
 from snp_lib.results.setting import AtEpoch, Measurement, Setting
 from snp_lib.store import Run
 from snp_lib.store.derived import Arrays
@@ -70,20 +71,45 @@ def curvature(runs: Sequence[Run]) -> pd.DataFrame:
 
     Returns:
         Columns seed, network (trained, untrained), batch (from 1), largest and smallest eigenvalue; negative, the share of the absolute
-        curvature that is, see :class:`snp_lib.analysis.hessian.Spectrum`.
+        curvature that is, see :class:`snp_lib.analysis.hessian.Spectrum`; below_zero, the share of the eigenvalues that are.
     """
     rows = []
     for run in runs:
         for network, arrays in both(HessianSpectrum, run).items():
             for number, found in enumerate(_spectra(arrays), start=1):
                 where = {"seed": run.experiment.seed, "network": network, "batch": number}
-                rows.append(where | {"largest": found.values[-1], "smallest": found.values[0], "negative": found.negative})
+                ends = {"largest": found.values[-1], "smallest": found.values[0]}
+                rows.append(where | ends | {"negative": found.negative, "below_zero": found.weights[found.values < 0].sum()})
     return pd.DataFrame(rows)
 
 
-def negative_share(table: pd.DataFrame, runs: Sequence[Run], network: str = "trained") -> np.ndarray:
-    """Share of negative curvature, mean over mini-batches, for each run."""
-    means = table[table.network == network].groupby("seed").negative.mean()
+def densities(runs: Sequence[Run], *, points: int = 201, width: float = 0.02) -> pd.DataFrame:
+    """Density of the eigenvalues, mean over mini-batches: one row per seed, network and point of a grid over all of a network's.
+
+    Every Ritz value counts as a normal density with its weight as mass.
+
+    Args:
+        points: of the grid.
+        width: standard deviation of these densities, as a share of the range of the eigenvalues.
+
+    Returns:
+        Columns seed, network, eigenvalue and density, NaN where it is below a millionth of the largest.
+    """
+    found = [(run.experiment.seed, network, _spectra(arrays)) for run in runs for network, arrays in both(HessianSpectrum, run).items()]
+    rows = []
+    for seed, network, spectra in found:
+        ends = np.concatenate([each.values for _, other, of in found if other == network for each in of])
+        grid, sd = np.linspace(ends.min(), ends.max(), points), width * np.ptp(ends)
+        bells = [each.weights @ norm.pdf(grid, each.values[:, None], sd) for each in spectra]
+        density = np.mean(bells, axis=0)
+        shown = np.where(density > 1e-6 * density.max(), density, np.nan)
+        rows.append(pd.DataFrame({"seed": seed, "network": network, "eigenvalue": grid, "density": shown}))
+    return pd.concat(rows, ignore_index=True)
+
+
+def mean_over_batches(table: pd.DataFrame, runs: Sequence[Run], column: str, network: str = "trained") -> np.ndarray:
+    """A column of :func:`curvature`, mean over mini-batches, for each run."""
+    means = table[table.network == network].groupby("seed")[column].mean()
     return means.loc[[run.experiment.seed for run in runs]].to_numpy(dtype=np.float64)
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from snp_lib.analysis.ablation import kept_heads
 from snp_lib.analysis.lesion import correct_when_lesioned
+from snp_lib.models.sites import split_site
 from snp_lib.results.fourier import places
 from snp_lib.results.heads import head_ablation
 from snp_lib.results.setting import Measurement, Setting, drawn
@@ -87,6 +88,23 @@ def excess_of(table: pd.DataFrame, runs: Sequence[Run], blocks: Sequence[int], k
     return [float(means[0][run.experiment.seed] - means[1][run.experiment.seed]) / 100 for run in runs]
 
 
+def last_minus_first(table: pd.DataFrame, runs: Sequence[Run]) -> list[float]:
+    """Accuracy lost without the last unit of a stage minus that without its first, for each run in [0, 1].
+
+    Mean over the stages that end with attention; a stage are the blocks of one width.
+
+    Args:
+        table: of :func:`lesions`, of runs with such stages.
+    """
+    values = []
+    for run in runs:
+        widths = {split_site(site)[0]: run.sites[site] for site in run.sites_of("block")}
+        rows = table[table.seed == run.experiment.seed].sort_values("depth")
+        stages = [stage for _, stage in rows.groupby(rows.block.map(widths)) if stage.kind.iloc[-1] == "attention"]
+        values.append(float(np.mean([stage.lost.iloc[-1] - stage.lost.iloc[0] for stage in stages])) / 100)
+    return values
+
+
 def beside_heads(table: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
     """The attention of every encoder removed, beside its heads switched off one at a time: one row per seed and encoder.
 
@@ -103,8 +121,7 @@ def beside_heads(table: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
         ablation = head_ablation(run)
         for site in ablation.sites:
             lost = 100 * ablation.lost(site, kept_heads("removed", run.num_heads)).mean(1)
-            block = int(site.removeprefix("block").removesuffix(".mha"))
-            rows.append({"seed": run.experiment.seed, "block": block, "one head": lost.mean(), "all heads": lost.sum()})
+            rows.append({"seed": run.experiment.seed, "block": split_site(site)[0], "one head": lost.mean(), "all heads": lost.sum()})
     attention = table[table.kind == "attention"][["seed", "block", "lost"]]
     merged = attention.merge(pd.DataFrame(rows), on=["seed", "block"])
     return merged.assign(together=merged.lost - merged["all heads"])
