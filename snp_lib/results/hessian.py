@@ -36,7 +36,7 @@ class HessianSpectrum(AtEpoch):
         StoreError: the weights of the run are not here.
     """
 
-    batches: int = 2
+    batches: int = 1
     batch: int = 16
     steps: int = 20
     prefix: ClassVar[str] = "hessian"

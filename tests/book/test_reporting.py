@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pytest
 import yaml
 from IPython.core.formatters import DisplayFormatter
 
 from snp_lib.book.claims import Claim, load_claims
-from snp_lib.book.reporting import Reported, ReportError, provenance, published, published_number, report, scoreboard
+from snp_lib.book.reporting import Reported, ReportError, provenance, published, published_number, report, scoreboard, show
 from snp_lib.experiments import get
 from snp_lib.performance.statistics import half_width
 from snp_lib.store import Run
@@ -264,3 +265,15 @@ def test_a_cell_that_ends_with_a_report_shows_its_line_alone() -> None:
     shown = DisplayFormatter()
     assert shown.format(number) == ({}, {})
     assert shown.format(1.0)[0] == {"text/plain": "1.0"}
+
+
+def test_a_figure_says_from_which_runs_or_what_else_it_is(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plt, "show", lambda: None)
+    figure, axis = plt.subplots()
+    axis.plot([1, 2])
+    show(figure, runs(0, 1))
+    show(figure, [], "from a paper")
+    ours, theirs = (line.split(" · drawn ") for line in capsys.readouterr().out.splitlines())
+    assert (ours[0], theirs[0]) == (provenance(runs(0, 1)), "from a paper")
+    assert ours[1] == theirs[1]
+    plt.close(figure)
