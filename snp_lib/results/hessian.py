@@ -38,7 +38,7 @@ class HessianSpectrum(AtEpoch):
 
     batches: int = 1
     batch: int = 16
-    steps: int = 20
+    steps: int = 10
     prefix: ClassVar[str] = "hessian"
 
     @property

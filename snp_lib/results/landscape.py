@@ -18,7 +18,7 @@ from snp_lib.results.setting import AtEpoch, Measurement, Setting
 from snp_lib.store import Run
 from snp_lib.store.derived import Arrays
 
-RADII = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
+RADII = (0.0, 0.25, 0.5, 1.0)
 
 NORM_WEIGHT = 0.05  # of Σ‖θ‖ in the loss that the paper draws
 
@@ -43,8 +43,8 @@ class Landscape(AtEpoch):
         StoreError: the weights of the run are not here.
     """
 
-    directions: int = 4
-    images: int = 128
+    directions: int = 3
+    images: int = 64
     prefix: ClassVar[str] = "landscape"
 
     @property
