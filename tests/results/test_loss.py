@@ -86,4 +86,4 @@ def test_a_density_is_one_in_all_and_has_the_mean_of_the_spectrum(rounded: Run) 
     step = rows.eigenvalue.diff().iloc[1]
     assert (rows.density * step).sum() == pytest.approx(1, abs=0.05)  # the grid ends with the eigenvalues
     mean = (arrays["values"] * arrays["weights"]).sum(1).mean()
-    assert (rows.density * rows.eigenvalue * step).sum() == pytest.approx(mean, abs=0.02 * np.ptp(arrays["values"]))
+    assert (rows.density * rows.eigenvalue * step).sum() == pytest.approx(mean, abs=0.02 * float(np.ptp(arrays["values"])))
