@@ -62,7 +62,7 @@ class Spectrum:
 
     @property
     def negative(self) -> float:
-        """Share of the absolute curvature that is negative, Σ w·|λ| over λ < 0, over that of all."""
+        """Share of the absolute curvature that is negative, Σ ``w·|λ|`` over λ < 0, over that of all."""
         parts = self.weights * np.abs(self.values)
         return float(parts[self.values < 0].sum() / parts.sum())
 

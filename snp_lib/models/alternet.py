@@ -59,7 +59,7 @@ class AlterNetConfig:
 
     @property
     def num_heads(self) -> int:
-        """None that are measured: every stage has another number of them."""
+        """Zero, since every stage has another number of them and none is measured."""
         return 0
 
     @property

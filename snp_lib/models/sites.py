@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, overload
 
 import torch
@@ -73,8 +73,8 @@ class ResidualUnit:
     block: int
     kind: UnitKind
     branch: Callable[[Tensor], Tensor]
-    skip: Callable[[Tensor], Tensor] = unchanged
-    after: Callable[[Tensor], Tensor] = unchanged
+    skip: Callable[[Tensor], Tensor] = field(default_factory=lambda: unchanged)  # a default itself would be documented twice
+    after: Callable[[Tensor], Tensor] = field(default_factory=lambda: unchanged)
 
     @property
     def name(self) -> str:

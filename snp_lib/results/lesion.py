@@ -113,8 +113,8 @@ def beside_heads(table: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
         runs: with their heads' ablation measured, on all test images.
 
     Returns:
-        Columns seed, block, in percentage points: lost without the whole attention; one head, the mean of what is lost without one of
-        them; all heads, the sum of what is lost without each; together, lost minus that sum.
+        Columns seed, block and, in percentage points, lost without the whole attention; one head, the mean of what is lost without one
+        of them; all heads, the sum of what is lost without each; together, lost minus that sum.
     """
     rows = []
     for run in runs:
