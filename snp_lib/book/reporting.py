@@ -172,18 +172,21 @@ def _line(families: Sequence[Sequence[Run]]) -> str:
     )
 
 
-def show(figure: Figure, runs: Sequence[Run]) -> None:
+def show(figure: Figure, runs: Sequence[Run], source: str = "") -> None:
     """Show a figure with the lines under it that say from which runs it is, see :func:`provenance`, and what it draws.
 
     The last is its :func:`snp_lib.plots.fingerprint.fingerprint`: nbval compares text and no pictures, and so finds a
     stored picture that is no longer what its cell draws.
+
+    Args:
+        source: what it is from in place of runs, such as published numbers.
     """
     import matplotlib.pyplot as plt  # only where figures are drawn
 
     from snp_lib.plots.fingerprint import fingerprint
 
     plt.show()
-    print(" · ".join([*filter(None, [provenance(runs)]), f"drawn {fingerprint(figure)}"]))
+    print(" · ".join([*filter(None, [source or provenance(runs)]), f"drawn {fingerprint(figure)}"]))
 
 
 def mean_sd(values: Sequence[float], digits: int = 1) -> str:

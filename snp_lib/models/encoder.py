@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal, cast
 
 import torch
@@ -11,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from snp_lib.models import narrow
-from snp_lib.models.sites import HeadAxis, Layer, Network
+from snp_lib.models.sites import HeadAxis, Layer, Network, ResidualUnit, unchanged
 
 BlockOrder = Literal["released", "prenorm"]
 
@@ -122,6 +123,24 @@ class Encoder(nn.Module):
         weights: Tensor = self.attention.weights(normalized(x, self.norm1))
         return weights
 
+    def attend_branch(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
+        """What the attention adds to the encoder's input, without drop-out of any kind."""
+        added: Tensor = self.projection(self.heads(x))
+        return added
+
+    def feed_branch(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
+        """What the feed-forward layers add, from the stream behind the attention, without drop-out of any kind."""
+        added: Tensor = self.ff2(F.gelu(self.ff1(normalized(x, self.norm2))))
+        return added
+
+    def units(self, block: int) -> list[ResidualUnit]:
+        """Its two additions to the stream, as block of this number."""
+        skip = partial(normalized, norm=self.norm2) if self.released else unchanged
+        return [
+            ResidualUnit(block=block, kind="attention", branch=self.attend_branch),
+            ResidualUnit(block=block, kind="feed-forward", branch=self.feed_branch, skip=skip),
+        ]
+
     def after_attention(self, x: Float[Tensor, "n t d"], mha: Float[Tensor, "n t d"]) -> dict[str, Tensor]:
         """The rest of ``forward``, from the encoder's input and its head outputs, which may have been changed."""
         x = x + self.residual(self.dropout(self.projection(mha)))
@@ -203,6 +222,11 @@ class Transformer(Network):
             out[f"{name}.attention.qkv.weight"] = HeadAxis(block=b, heads=heads, axis=0, parts=("query", "key", "value"))
             out[f"{name}.projection.weight"] = HeadAxis(block=b, heads=heads, axis=1, parts=("output",))
         return out
+
+    @property
+    def residual_units(self) -> list[ResidualUnit]:
+        """Attention and feed-forward layers of every encoder; of the block order ``released`` the latter add to the normalised stream."""
+        return [unit for b, encoder in enumerate(self.stack(), start=1) for unit in encoder.units(b)]
 
     @property
     def parts(self) -> list[tuple[nn.Module, str]]:

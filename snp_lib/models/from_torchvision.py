@@ -10,14 +10,24 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from snp_lib.machine import import_torchvision
-from snp_lib.models.sites import Family, HeadAxis, ImageNetwork, require_positive, require_shares
+from snp_lib.models.sites import (
+    Family,
+    HeadAxis,
+    ImageNetwork,
+    ResidualUnit,
+    require_positive,
+    require_shares,
+    unchanged,
+)
 
 STAGES = {8: (1, 1, 1), 12: (1, 2, 2), 14: (2, 2, 2), 20: (3, 3, 3), 10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 """Layers of a ResNet to the residual blocks of its stages, of 64, 128, 256 and 512 filters; 12 is ours, the others are usual."""
@@ -135,6 +145,48 @@ class Extracted(ImageNetwork):
             for kind, (axis, parts) in kinds.items()
         }
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the patches of a ViT, which stand behind the class token."""
+        if not isinstance(self.config, ViTConfig):
+            return super().grid
+        side = self.config.image_size // self.config.patch_size
+        return side, side
+
+    @property
+    def residual_units(self) -> list[ResidualUnit]:
+        """Attention and feed-forward layers of every encoder of a ViT; the convolutions of every block of a ResNet."""
+        if isinstance(self.config, ViTConfig):
+            layers = [self.network.get_submodule(f"encoder.layers.encoder_layer_{b}") for b in range(self.config.depth)]
+            return [unit for b, layer in enumerate(layers, start=1) for unit in _encoder_units(layer, b)]
+        blocks = [
+            block for stage in range(len(STAGES[self.config.layers])) for block in getattr(self.network, f"layer{stage + 1}").children()
+        ]
+        return [_convolution_unit(block, b) for b, block in enumerate(blocks, start=1)]
+
+    def before(self, x: Float[Tensor, "n c s s"], block: int) -> Tensor:
+        self.check(x)
+        network = self.network
+        if isinstance(self.config, ViTConfig):
+            tokens = network.conv_proj(x).flatten(2).transpose(1, 2)
+            hidden = torch.cat([network.class_token.expand(len(x), -1, -1), tokens], 1) + network.encoder.pos_embedding
+        else:
+            hidden = F.relu(network.bn1(network.conv1(x)))
+        return self._through(hidden, 1, block)
+
+    def behind(self, hidden: Tensor, block: int) -> Float[Tensor, "n k"]:
+        hidden, network = self._through(hidden, block, None), self.network
+        pooled = network.encoder.ln(hidden)[:, 0] if isinstance(self.config, ViTConfig) else hidden.mean((2, 3))
+        logits: Tensor = (network.heads.head if isinstance(self.config, ViTConfig) else network.fc)(pooled)
+        return logits
+
+    def _through(self, hidden: Tensor, first: int, end: int | None) -> Tensor:
+        """Through the blocks from ``first`` up to, but not, ``end``."""
+        for unit in self.residual_units:
+            if first <= unit.block and (end is None or unit.block < end):
+                hidden = unit(hidden)
+        return hidden
+
     def compute(self, x: Float[Tensor, "n c s s"], wanted: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         self.check(x)
         outputs: dict[str, Tensor] = self.network(x)
@@ -166,6 +218,38 @@ def _vit(cfg: ViTConfig) -> tuple[nn.Module, str, Nodes]:
         nodes |= {f"block{b}.attention": (f"{node}.getitem", width), f"block{b}.ff_hidden": (f"{node}.mlp.1", cfg.ff_dim)}
         nodes |= {f"block{b}.ff": (f"{node}.mlp.3", width), f"block{b}": (node, width)}
     return network, "heads", nodes
+
+
+def _encoder_units(layer: Any, block: int) -> list[ResidualUnit]:
+    """The two additions of an encoder of torchvision's ViT, without dropout."""
+
+    def attention(hidden: Tensor) -> Tensor:
+        normed = layer.ln_1(hidden)
+        added: Tensor = layer.self_attention(normed, normed, normed, need_weights=False)[0]
+        return added
+
+    return [
+        ResidualUnit(block=block, kind="attention", branch=attention),
+        ResidualUnit(block=block, kind="feed-forward", branch=lambda hidden: _in_turn(layer.mlp, layer.ln_2(hidden))),
+    ]
+
+
+def _convolution_unit(block: Any, number: int) -> ResidualUnit:
+    """The addition of a basic block of torchvision's ResNet; where shapes change, it adds to a convolution of what it reads."""
+
+    def branch(hidden: Tensor) -> Tensor:
+        added: Tensor = block.bn2(block.conv2(F.relu(block.bn1(block.conv1(hidden)))))
+        return added
+
+    skip = partial(_in_turn, block.downsample) if hasattr(block, "downsample") else unchanged
+    return ResidualUnit(block=number, kind="convolution", branch=branch, skip=skip, after=F.relu)
+
+
+def _in_turn(layers: nn.Module, hidden: Tensor) -> Tensor:
+    """Through layers that stood in a sequence, of which torchvision's graph keeps the layers alone."""
+    for layer in layers.children():
+        hidden = layer(hidden)
+    return hidden
 
 
 def _in_two_products(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:

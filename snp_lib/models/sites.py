@@ -8,11 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, overload
+from dataclasses import dataclass, field
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
+
+UnitKind = Literal["attention", "feed-forward", "convolution"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +53,46 @@ class HeadAxis:
     parts: tuple[str, ...]
 
 
+def unchanged(hidden: Tensor) -> Tensor:
+    """What is given."""
+    return hidden
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualUnit:
+    """One addition to the stream of a network, ``after(skip(hidden) + branch(hidden))`` of what the unit reads.
+
+    Attributes:
+        block: number of the block that it belongs to, from 1.
+        kind: what the branch is, ``attention``, ``feed-forward`` or ``convolution``.
+        branch: from what the unit reads to what it adds.
+        skip: from what the unit reads to what it adds to, such as a normalisation or a convolution that changes shapes.
+        after: what follows the sum, such as a ReLU.
+    """
+
+    block: int
+    kind: UnitKind
+    branch: Callable[[Tensor], Tensor]
+    skip: Callable[[Tensor], Tensor] = field(default_factory=lambda: unchanged)  # a default itself would be documented twice
+    after: Callable[[Tensor], Tensor] = field(default_factory=lambda: unchanged)
+
+    @property
+    def name(self) -> str:
+        """Block and kind, such as ``block3.attention``."""
+        return f"block{self.block}.{self.kind}"
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        return self.after(self.skip(hidden) + self.branch(hidden))
+
+
 class Network(nn.Module):
     """A network as everything here expects it: inputs to logits (N, num_classes), and on request the features at named sites.
 
     ``model(x, sites=[…])`` returns ``(logits, features)``, a dictionary from site name to tokens (N, T, width) or maps
     (N, C, h, w). A subclass gives ``config``, ``sites``, ``compute`` and ``example``. One whose blocks can be told apart also gives
     ``before``, ``behind`` and ``parameters_before``; one with linear layers between sites, ``layers``; one whose heads can be switched
-    off, ``attention`` and ``after_attention``; one that says what its heads attend to, ``attention_weights`` and ``grid``.
+    off, ``attention`` and ``after_attention``; one that says what its heads attend to, ``attention_weights`` and ``grid``; one that
+    adds to a stream, ``residual_units``.
     """
 
     config: Any
@@ -84,6 +119,14 @@ class Network(nn.Module):
     def head_axes(self) -> dict[str, HeadAxis]:
         """The parameters that belong to single attention heads, by name; none where no head can be told apart."""
         return {}
+
+    @property
+    def residual_units(self) -> list[ResidualUnit]:
+        """The additions to its stream, first to last; none where no rule is defined.
+
+        From ``before(x, 1)`` they lead, one after the other, to what ``behind`` the last block makes the logits of.
+        """
+        return []
 
     @property
     def parts(self) -> list[tuple[nn.Module, str]]:

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 COLORS = {"mha": "#0173b2", "attention": "#0173b2", "ff_hidden": "#de8f05", "ff": "#029e73", "block": "#cc78bc"}
-"""Kinds of sites in the order of the forward pass, in seaborn's colour-blind-safe palette."""
+COLORS |= {"feed-forward": COLORS["ff"], "convolution": COLORS["block"]}
+"""Kinds of sites, and of residual units, in the order of the forward pass, in seaborn's colour-blind-safe palette."""
 
 NAMES = {
     "mha": "attention heads (mha)",

@@ -9,7 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from snp_lib.experiments import Experiment
-from snp_lib.results import attention, heads, latency, macroscopic, order_parameter, pruning, stages
+from snp_lib.results import (
+    attention,
+    fourier,
+    heads,
+    hessian,
+    landscape,
+    latency,
+    lesion,
+    macroscopic,
+    order_parameter,
+    pruning,
+    stages,
+    variance,
+)
 from snp_lib.results.setting import Measurement
 from snp_lib.store import Run, run
 from snp_lib.training.stopping import Stopped
@@ -25,6 +38,12 @@ MEASUREMENTS: dict[str, Callable[[Run], Sequence[Measurement]]] = {
     "macroscopic": macroscopic.macroscopic_of,
     "latency": latency.latency_of,
     "symmetry": order_parameter.starts_of,
+    "fourier": fourier.fourier_of,
+    "noise": fourier.noise_of,
+    "variance": variance.variance_of,
+    "lesion": lesion.lesion_of,
+    "landscape": landscape.landscape_of,
+    "hessian": hessian.hessian_of,
 }
 """Name → what a run has of it, in order of value; none where it does not apply. One measurement more is one more entry."""
 

@@ -25,8 +25,8 @@ from snp_lib.performance.expertise import expert_advantage
 from snp_lib.performance.heads import claims, experts, symmetry_breaking
 from snp_lib.results.expertise import STATES, advantage_row, node_sets
 from snp_lib.results.heads import MOST_HEADS
-from snp_lib.results.setting import Measurement, Setting, heads_needed
-from snp_lib.store import Run, StoreError
+from snp_lib.results.setting import Measurement, Setting, heads_needed, measurable
+from snp_lib.store import Run
 from snp_lib.store.derived import Arrays
 
 SHUFFLED = "labels shuffled"
@@ -103,27 +103,8 @@ def attention_of(run: Run) -> list[Measurement]:
 
 
 def measured(runs: Sequence[Run], *, device: str = "auto", progress: bool = True) -> list[Run]:
-    """The runs whose attention is kept, or can be measured now because their weights are here; the others are left out.
-
-    Raises:
-        StoreError: what is kept is damaged.
-    """
-    able = []
-    for run in runs:
-        wanted = attention_of(run)
-        if wanted and (all(each.kept(run) for each in wanted) or _has_weights(run)):
-            for each in wanted:
-                each.make(run, device=device, progress=progress)
-            able.append(run)
-    return able
-
-
-def _has_weights(run: Run) -> bool:
-    try:
-        run.require_weights()
-    except StoreError:
-        return False
-    return True
+    """The runs whose attention is kept or can be measured now, see :func:`snp_lib.results.setting.measurable`."""
+    return measurable(runs, attention_of, device=device, progress=progress)
 
 
 def label_in_attention(runs: Sequence[Run]) -> pd.DataFrame:

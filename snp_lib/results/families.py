@@ -13,9 +13,10 @@ from snp_lib.performance import THETA, summarize
 from snp_lib.performance.statistics import expected_range
 from snp_lib.results import run_all
 from snp_lib.results.equal_density import ones_for, real_over_dealt
+from snp_lib.results.setting import Measurement, measurable
 from snp_lib.results.sites import site_statistics, snr_rise
 from snp_lib.results.stages import statistics_at_stages
-from snp_lib.store import Run
+from snp_lib.store import Run, find
 
 Families = Mapping[Any, Sequence[Run]]
 """Key → runs of one experiment, one a seed."""
@@ -24,6 +25,25 @@ Families = Mapping[Any, Sequence[Run]]
 def networks(names: Iterable[str], scale: Scale, seeds: str, **options: Any) -> dict[str, list[Run]]:
     """Finished runs of experiments by name, at these seeds, as :func:`snp_lib.results.run_all` makes or reads them."""
     return {name: run_all([get(name, scale, seed) for seed in parse_seeds(seeds)], **options) for name in names}
+
+
+def networks_measured(
+    names: Iterable[str], scale: Scale, seeds: str, measurements: Callable[[Run], Sequence[Measurement]], *, device: str = "auto"
+) -> dict[str, list[Run]]:
+    """Runs of experiments by name whose measurements are kept or can be made now; what has none is left out.
+
+    At smoke scale what is missing is trained, at any other nothing is.
+
+    Args:
+        measurements: what is wanted of a run.
+    """
+    chosen = {name: [get(name, scale, seed) for seed in parse_seeds(seeds)] for name in names if scale in CATALOGUE[name].cost}
+    if scale == "smoke":
+        there = {name: run_all(experiments, device=device) for name, experiments in chosen.items()}
+    else:
+        there = {name: [run for each in experiments if (run := find(each)) is not None] for name, experiments in chosen.items()}
+    able = {name: measurable(runs, measurements, device=device) for name, runs in there.items()}
+    return {name: runs for name, runs in able.items() if runs}
 
 
 def networks_with_heads(counts: Iterable[int], scale: Scale, seeds: Sequence[int], *, wide: bool = False, **options: Any) -> Families:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from snp_lib import data
-from snp_lib.data import Dataset
+from snp_lib.data import Dataset, Split
 from snp_lib.machine import choose_device, data_dir, measuring_batch, uses_bfloat16
 from snp_lib.models import Network
 from snp_lib.store import Run, StoreError, derived
 from snp_lib.store.derived import Arrays
-from snp_lib.training.preparation import preparation
+from snp_lib.training.preparation import Preparation, preparation
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,23 @@ class Setting:
         return self.run.network(epoch).to(self.torch_device)
 
     @functools.cached_property
+    def _preparation(self) -> Preparation:
+        inputs = self.dataset.train.inputs.to(self.torch_device)
+        return preparation(self.run.experiment.recipe, inputs, self.dataset.num_classes)
+
+    @property
     def prepare(self) -> Callable[[Tensor], Tensor]:
         """From inputs on the device to what the network reads when it is tested."""
-        inputs = self.dataset.train.inputs.to(self.torch_device)
-        return preparation(self.run.experiment.recipe, inputs, self.dataset.num_classes).plain
+        return self._preparation.plain
+
+    def learned_from(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
+        """So many training inputs as the network reads them while it learns, and their labels or the shares of them.
+
+        Which they are, their augmentation and their mixing are drawn by the seed; equal seeds give equal tensors on one device.
+        """
+        chosen = drawn(self.dataset.train, count, seed)
+        generator = torch.Generator(self.torch_device).manual_seed(seed)
+        return self._preparation.mixed(chosen.inputs.to(self.torch_device), chosen.labels.to(self.torch_device), generator)
 
     @property
     def passes(self) -> dict[str, Any]:
@@ -142,6 +155,66 @@ class Measurement:
                 + f"in Python with {type(self).__name__}(…).make(run)."
             )
         return arrays
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtEpoch(Measurement):
+    """A measurement of the network at one moment of its training, named after it.
+
+    Attributes:
+        epoch: finished epochs, 0 for the untrained network; None: the end.
+    """
+
+    epoch: int | None = None
+    prefix: ClassVar[str]  # of the name
+
+    def epochs(self, run: Run) -> tuple[int | None, ...]:
+        return (self.epoch,)
+
+    def finished(self, run: Run) -> int:
+        """The finished epochs."""
+        return run.experiment.recipe.epochs if self.epoch is None else self.epoch
+
+    def name(self, run: Run) -> str:
+        return f"{self.prefix}-{self.finished(run):03d}"
+
+    def options(self, run: Run) -> dict[str, Any]:
+        return {"epoch": self.finished(run)}
+
+
+def drawn(split: Split, count: int, seed: int) -> Split:
+    """So many inputs of a split, or all of fewer, drawn by a seed without regard to their labels, in the order of the split."""
+    chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))[:count].sort().values
+    return Split(split.inputs[chosen], split.labels[chosen])
+
+
+def measurable(
+    runs: Sequence[Run], measurements: Callable[[Run], Sequence[Measurement]], *, device: str = "auto", progress: bool = True
+) -> list[Run]:
+    """The runs whose measurements are kept, or can be made now because the weights are here; the others are left out.
+
+    Args:
+        measurements: what a run has of them; one that has none is left out.
+
+    Raises:
+        StoreError: what is kept is damaged.
+    """
+    able = []
+    for run in runs:
+        wanted = measurements(run)
+        if wanted and (all(each.kept(run) for each in wanted) or _has_weights(run)):
+            for each in wanted:
+                each.make(run, device=device, progress=progress)
+            able.append(run)
+    return able
+
+
+def _has_weights(run: Run) -> bool:
+    try:
+        run.require_weights()
+    except StoreError:
+        return False
+    return True
 
 
 def heads_needed(run: Run) -> list[str]:

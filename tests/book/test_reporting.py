@@ -293,3 +293,15 @@ def test_a_figure_of_no_run_says_what_it_draws_alone(capsys: pytest.CaptureFixtu
     show(figure, [])
     plt.close(figure)
     assert re.fullmatch("drawn [0-9a-f]{8}\n", capsys.readouterr().out)
+
+
+def test_a_figure_says_from_which_runs_or_what_else_it_is(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plt, "show", lambda: None)
+    figure, axis = plt.subplots()
+    axis.plot([1, 2])
+    show(figure, runs(0, 1))
+    show(figure, [], "from a paper")
+    ours, theirs = (line.split(" · drawn ") for line in capsys.readouterr().out.splitlines())
+    assert (ours[0], theirs[0]) == (provenance(runs(0, 1)), "from a paper")
+    assert ours[1] == theirs[1]
+    plt.close(figure)
