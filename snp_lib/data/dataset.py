@@ -1,4 +1,4 @@
-"""What a data set is: splits of uint8 images with labels, verified and hashed."""
+"""What a data set is: splits of images or tokens with labels, verified and hashed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,11 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """A verified data set. ``checksum`` is the SHA-256 of every tensor in it, as loaded."""
+    """A verified data set. ``checksum`` is the SHA-256 of every tensor in it, as loaded.
+
+    ``vocabulary`` says what each token stands for, where inputs are tokens; ``superclasses`` which group each label belongs to,
+    where the data set has groups of labels.
+    """
 
     name: str
     train: Split
@@ -41,6 +45,8 @@ class Dataset:
     class_names: tuple[str, ...]
     checksum: str
     validation: Split | None = None  # only where the data set has an official one
+    vocabulary: tuple[str, ...] | None = None
+    superclasses: tuple[str, ...] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -54,7 +60,16 @@ class Dataset:
         return split
 
 
-def make_dataset(name: str, class_names: list[str], train: Split, test: Split, validation: Split | None = None) -> Dataset:
+def make_dataset(
+    name: str,
+    class_names: list[str],
+    train: Split,
+    test: Split,
+    validation: Split | None = None,
+    *,
+    vocabulary: tuple[str, ...] | None = None,
+    superclasses: tuple[str, ...] | None = None,
+) -> Dataset:
     """A data set of these splits, with its checksum."""
     digest = hashlib.sha256()
     for split in (train, test, validation):
@@ -69,6 +84,8 @@ def make_dataset(name: str, class_names: list[str], train: Split, test: Split, v
         validation=validation,
         class_names=tuple(class_names),
         checksum=digest.hexdigest(),
+        vocabulary=vocabulary,
+        superclasses=superclasses,
     )
 
 

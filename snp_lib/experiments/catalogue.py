@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from snp_lib.experiments import elsewhere, paper_a, paper_b
+from snp_lib.experiments import elsewhere, paper_a, paper_b, text
 from snp_lib.experiments.experiment import SCALES, Entry, Experiment, Scale
 
 
@@ -31,7 +31,7 @@ def get(name: str, scale: Scale, seed: int) -> Experiment:
     return CATALOGUE[name].build(scale, seed)
 
 
-CATALOGUE: dict[str, Entry] = {**paper_a.ENTRIES, **elsewhere.ENTRIES, **paper_b.variants()}
+CATALOGUE: dict[str, Entry] = {**paper_a.ENTRIES, **elsewhere.ENTRIES, **paper_b.variants(), **text.ENTRIES}
 """Every experiment by name; one more paper is one more file."""
 
 SEEDS = (0, 1, 2)
