@@ -103,7 +103,7 @@ class Padding:
         if self.rows is None:
             return x * self.mask.unsqueeze(2)
         tokens: Tensor = x.new_zeros(self.mask.numel(), x.shape[2]).index_copy_(0, self.rows, x.squeeze(0))
-        return tokens.unflatten(0, self.mask.shape)
+        return tokens.view(*self.mask.shape, -1)
 
 
 class Encoder(nn.Module):
