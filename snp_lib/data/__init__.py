@@ -7,18 +7,41 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from snp_lib.data import images, text
+from snp_lib.data import bags, images, text
 from snp_lib.data.dataset import DataError as DataError, Dataset as Dataset, Split as Split
 from snp_lib.machine import data_dir
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where a data set comes from. ``labels`` is known without loading it; ``folder`` below the data folder, None if bundled."""
+    """Where a data set comes from, and what is known of it without loading it.
 
-    load: Callable[[Path, int | None, bool], Dataset]  # of the data folder, the size and whether to show progress
+    Attributes:
+        load: from the data folder, the size and whether to show progress.
+        labels: how many there are.
+        folder: below the data folder, None if bundled.
+        tokens: whether inputs are tokens with a vocabulary.
+        superclasses: whether labels have groups.
+        baselines: test accuracy of simpler classifiers by name, from the data folder and whether to show progress; None: none are known.
+    """
+
+    load: Callable[[Path, int | None, bool], Dataset]
     labels: int
     folder: str | None
+    tokens: bool = False
+    superclasses: bool = False
+    baselines: Callable[[Path, bool], dict[str, float]] | None = None
+
+
+def _texts(name: str, labels: int, folder: str | None, *, superclasses: bool = True) -> Source:
+    return Source(
+        load=functools.partial(text.load, name),
+        labels=labels,
+        folder=folder,
+        tokens=True,
+        superclasses=superclasses,
+        baselines=lambda root, progress: bags.bag_accuracy(text.READERS[name](root, progress)),
+    )
 
 
 SOURCES: dict[str, Source] = {
@@ -26,10 +49,10 @@ SOURCES: dict[str, Source] = {
     "cifar100": Source(load=images.cifar100, labels=100, folder="cifar-100-python"),
     "flowers102": Source(load=images.flowers102, labels=102, folder="flowers-102"),
     "flowers102-trainval": Source(load=images.flowers102_trainval, labels=102, folder="flowers-102"),
-    "cldr": Source(load=functools.partial(text.load, "cldr"), labels=100, folder=None),
-    "cldr-10": Source(load=functools.partial(text.load, "cldr-10"), labels=10, folder=None),
-    "banking77": Source(load=functools.partial(text.load, "banking77"), labels=77, folder="banking77"),
-    "clinc150": Source(load=functools.partial(text.load, "clinc150"), labels=150, folder="clinc150"),
+    "cldr": _texts("cldr", 100, None),
+    "cldr-10": _texts("cldr-10", 10, None),
+    "banking77": _texts("banking77", 77, "banking77", superclasses=False),
+    "clinc150": _texts("clinc150", 150, "clinc150"),
 }
 """Every data set by name; one more is one more entry."""
 

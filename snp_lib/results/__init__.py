@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from snp_lib.experiments import Experiment
-from snp_lib.results import attention, heads, latency, macroscopic, order_parameter, pruning, stages
+from snp_lib.results import attention, baselines, heads, latency, macroscopic, order_parameter, pruning, stages, superclasses, tokens
 from snp_lib.results.setting import Measurement
 from snp_lib.store import Run, run
 from snp_lib.training.stopping import Stopped
@@ -25,6 +25,9 @@ MEASUREMENTS: dict[str, Callable[[Run], Sequence[Measurement]]] = {
     "macroscopic": macroscopic.macroscopic_of,
     "latency": latency.latency_of,
     "symmetry": order_parameter.starts_of,
+    "superclasses": superclasses.superclasses_of,
+    "tokens": tokens.tokens_of,
+    "baselines": baselines.baselines_of,
 }
 """Name → what a run has of it, in order of value; none where it does not apply. One measurement more is one more entry."""
 
