@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -95,3 +96,26 @@ def inputs_per_label(split: Split, num_classes: int) -> Int64[Tensor, " k"]:
     if (counts == 0).any():
         raise ValueError(f"label {int((counts == 0).nonzero()[0])} has no input in this split")
     return counts
+
+
+def hygiene(dataset: Dataset) -> str:
+    """What a reader should know of tokens, in words: unknown ones, inputs in both splits, the ceiling that equal inputs set."""
+    train, test = dataset.train.inputs, dataset.test.inputs
+    known = {inputs.tobytes() for inputs in train.numpy()}
+    repeated = sum(inputs.tobytes() in known for inputs in test.numpy())
+    unknown, full = float((test == 1).sum() / (test > 0).sum()), float((train[:, -1] > 0).double().mean())
+    return (
+        f"of the test split {unknown:.1%} are unknown and {repeated:,} inputs are in the training split too; equal inputs leave an "
+        f"accuracy of at most {ceiling(dataset.test):.1%}; {full:.1%} of the training inputs fill every place"
+    )
+
+
+def ceiling(split: Split) -> float:
+    """The largest accuracy that any function of the inputs could have on a split, in [0, 1]: equal inputs get one answer.
+
+    Each distinct input counts for the label that it has most often there.
+    """
+    rows: dict[bytes, Counter[int]] = {}
+    for inputs, label in zip(split.inputs.numpy(), split.labels.tolist(), strict=True):
+        rows.setdefault(inputs.tobytes(), Counter())[label] += 1
+    return sum(max(counts.values()) for counts in rows.values()) / len(split)

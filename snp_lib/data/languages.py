@@ -1,7 +1,7 @@
 """Names of things in a hundred languages, as Unicode's CLDR has them in the package babel: which language is this name?
 
 The names are those of territories, languages, currencies, months and days. A name that several languages share stays in each of
-them, so that no classifier of names can be perfect: :func:`snp_lib.data.text.ceiling` says how far it could get.
+them, so that no classifier of names can be perfect: :func:`snp_lib.data.dataset.ceiling` says how far it could get.
 """
 
 from __future__ import annotations

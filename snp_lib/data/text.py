@@ -6,9 +6,11 @@ what occurs there twice or more; everything else is one unknown token. Token 0 i
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -175,20 +177,54 @@ def own_texts(path: Path) -> Texts:
     seen: Counter[str] = Counter()
     for number, row in enumerate(rows, start=2):
         text, label = (row["text"] or "").strip(), (row["label"] or "").strip()
-        if not re.search(r"\w", text) or not label:
-            raise DataError(f"{path}, row {number}: no {'label' if text else 'text'}. Fill it in or leave the row out.")
+        if lacking := [column for column, full in (("text", re.search(r"\w", text)), ("label", label)) if not full]:
+            raise DataError(f"{path}, row {number}: no {lacking[0]}. Fill it in or leave the row out.")
         part = row["split"] if "split" in columns else "test" if seen[label] % HELD_OUT == HELD_OUT - 1 else "train"
         if part not in parts:
             raise DataError(f"{path}, row {number}: split is {part!r}; expected train or test")
         parts[part].append((text, label))
         seen[label] += 1
     for part, labelled in parts.items():
-        if lacking := sorted(seen.keys() - {label for _, label in labelled}):
+        if missing := sorted(seen.keys() - {label for _, label in labelled}):
             verb = "to test with" if part == "test" else "to train on"
-            raise DataError(f"{path}: label {lacking[0]!r} has no text {verb}. Give it {HELD_OUT} texts or more, or a column split.")
+            raise DataError(f"{path}: label {missing[0]!r} has no text {verb}. Give it {HELD_OUT} texts or more, or a column split.")
     if not 2 <= len(seen) <= 256:
         raise DataError(f"{path} has {len(seen)} labels; expected 2 to 256")
     return Texts(train=parts["train"], test=parts["test"])
+
+
+OWN = "own-"
+"""How the name of a data set begins that is a table of one's own; the rest is the name of the table below ``OWN_FOLDER``."""
+
+OWN_FOLDER = "own"
+
+
+def own_table(name: str, root: Path) -> Path:
+    """Where the table of a data set of one's own is kept below the data folder."""
+    return root / OWN_FOLDER / f"{name.removeprefix(OWN)}.csv"
+
+
+def keep_own(path: Path, root: Path) -> str:
+    """Copy a table of one's own into the data folder after a full check; returns the name of its data set, such as ``own-tickets``.
+
+    Raises:
+        DataError: as :func:`own_texts` and :func:`tokenised`; or another table of that name is kept there already.
+    """
+    name = OWN + (re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-") or "table")
+    tokenised(name, own_texts(path))
+    target, content = own_table(name, root), path.read_bytes()
+    if target.exists() and target.read_bytes() != content:
+        raise DataError(f"another table is kept as {target}: give {path.name} another name, or delete that one and the runs on it")
+    partial = target.with_suffix(f".partial-{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        os.replace(partial, target)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise DataError(f"cannot write {target} ({error.strerror}): make room, or choose another folder by SNP_DATA_DIR") from error
+    return name
 
 
 READERS: dict[str, Callable[[Path, bool], Texts]] = {
@@ -201,18 +237,12 @@ READERS: dict[str, Callable[[Path, bool], Texts]] = {
 
 
 def load(name: str, root: Path, size: int | None, progress: bool) -> Dataset:
-    """One of ``READERS`` as tokens, or a table of one's own by its path; raises ValueError for a size, which texts have not."""
+    """A data set of texts as tokens; raises ValueError for a size, which texts have not."""
     if size is not None:
         raise ValueError(f"{name} holds texts, which have no size")
-    return tokenised(name, READERS[name](root, progress))
+    return tokenised(name, read(name, root, progress))
 
 
-def ceiling(split: Split) -> float:
-    """The largest accuracy that any function of the inputs could have on a split, in [0, 1]: equal inputs get one answer.
-
-    Each distinct input counts for the label that it has most often there.
-    """
-    rows: dict[bytes, Counter[int]] = {}
-    for inputs, label in zip(split.inputs.numpy(), split.labels.tolist(), strict=True):
-        rows.setdefault(inputs.tobytes(), Counter())[label] += 1
-    return sum(max(counts.values()) for counts in rows.values()) / len(split)
+def read(name: str, root: Path, progress: bool) -> Texts:
+    """The texts of a data set, one of ``READERS`` or a table of one's own."""
+    return own_texts(own_table(name, root)) if name.startswith(OWN) else READERS[name](root, progress)

@@ -6,11 +6,18 @@ Nobody measured single nodes or heads of a text classifier before; papers A and 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from snp_lib import data
+from snp_lib.data import text
 from snp_lib.experiments.experiment import Entry, Experiment, Scale
+from snp_lib.machine import data_dir
 from snp_lib.performance.readout import ReadoutRecipe
 from snp_lib.training.recipe import TEXT_16
+
+PREFIX = "text-"
+"""How the name of an experiment on texts begins; the rest is that of its data set."""
 
 HEADS = ReadoutRecipe(epochs=3, batch_size=64, kinds=("mha",))
 
@@ -80,6 +87,45 @@ def _smoke(name: str, scale: Scale, seed: int) -> Experiment:
         lean=True,
     )
 
+
+def keep_own(path: Path) -> str:
+    """Keep a table of one's own in the data folder; returns the name of its experiment, such as ``text-own-tickets``.
+
+    Raises:
+        DataError: as :func:`snp_lib.data.text.keep_own`.
+    """
+    return PREFIX + text.keep_own(path, data_dir())
+
+
+def own(name: str, scale: Scale, seed: int) -> Experiment | None:
+    """The experiment on a table of one's own that is kept in the data folder, such as ``text-own-tickets``; None for another name.
+
+    The network and recipe of CLINC150 at small and of the ten languages at smoke, batches of fewer texts where there are few; all
+    sites are read.
+
+    Raises:
+        DataError: the table is there and cannot be read.
+    """
+    dataset_name = name.removeprefix(PREFIX)
+    if not dataset_name.startswith(text.OWN) or name == dataset_name or not text.own_table(dataset_name, data_dir()).is_file():
+        return None
+    dataset = data.load(dataset_name, progress=False)
+    assert dataset.vocabulary is not None
+    shape = {"vocabulary": len(dataset.vocabulary), "length": dataset.train.inputs.shape[1]}
+    base = _small(name, dataset_name, seed) if scale == "small" else _smoke(name, scale, seed)
+    batch = min(base.recipe.batch_size, len(dataset.train))
+    return replace(
+        base,
+        dataset=dataset_name,
+        model_options=base.model_options | shape,
+        recipe=replace(base.recipe, batch_size=batch),
+        readout=replace(base.readout, batch_size=batch, kinds=None),
+        lean=None,
+    )
+
+
+SCALES: tuple[Scale, ...] = ("smoke", "small")
+"""The scales of a table of one's own."""
 
 COST: dict[Scale, str] = {"smoke": "seconds", "small": "five minutes of one core a seed with its readouts"}
 ENTRIES: dict[str, Entry] = {

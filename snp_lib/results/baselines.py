@@ -40,7 +40,7 @@ class Baselines(Measurement):
 
     def compute(self, setting: Setting) -> Arrays:
         dataset = setting.run.experiment.dataset
-        fit = data.SOURCES[dataset].baselines
+        fit = data.source(dataset, setting.data_root).baselines
         if fit is None:
             raise ValueError(f"no simpler classifiers are defined for {dataset}")
         accuracy = fit(Path(setting.data_root or data_dir()).expanduser(), setting.progress)
@@ -49,7 +49,7 @@ class Baselines(Measurement):
 
 def baselines_of(run: Run) -> list[Measurement]:
     """The simpler classifiers of a run's data set, where it names some."""
-    return [Baselines()] if data.SOURCES[run.experiment.dataset].baselines else []
+    return [Baselines()] if data.source(run.experiment.dataset).baselines else []
 
 
 def beside_baselines(runs: Sequence[Run]) -> pd.DataFrame:

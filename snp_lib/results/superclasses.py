@@ -49,7 +49,7 @@ class Superclasses(Measurement):
 
 def superclasses_of(run: Run) -> list[Measurement]:
     """The superclasses of a run's labels, where its data set has some."""
-    return [Superclasses()] if data.SOURCES[run.experiment.dataset].superclasses else []
+    return [Superclasses()] if data.source(run.experiment.dataset).superclasses else []
 
 
 def superclass(run: Run) -> Int[np.ndarray, " label"]:

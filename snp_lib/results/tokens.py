@@ -82,7 +82,7 @@ class DrivingTokens(Measurement):
 
 def tokens_of(run: Run) -> list[Measurement]:
     """The tokens that drive a run's nodes, where its inputs are tokens and it has heads."""
-    return [DrivingTokens()] if data.SOURCES[run.experiment.dataset].tokens and run.sites_of("mha") else []
+    return [DrivingTokens()] if data.source(run.experiment.dataset).tokens and run.sites_of("mha") else []
 
 
 def driven_nodes(run: Run, *, most: int = 8, theta: float = THETA) -> pd.DataFrame:

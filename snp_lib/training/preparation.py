@@ -147,7 +147,7 @@ class TokenPreparation:
 
     def mixed(
         self, inputs: Int64[Tensor, "n t"], labels: Int64[Tensor, " n"], generator: torch.Generator
-    ) -> tuple[Int64[Tensor, "n t"], Int64[Tensor, " n"]]:
+    ) -> tuple[Int64[Tensor, "n s"], Int64[Tensor, " n"]]:
         """The same with their labels; on a CPU, where shapes may vary, without the columns that hold padding alone."""
         inputs = self.augmented(inputs, generator)
         return (inputs[:, inputs.any(0)] if inputs.device.type == "cpu" else inputs), labels
