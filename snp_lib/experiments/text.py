@@ -36,6 +36,14 @@ def clinc150(scale: Scale, seed: int) -> Experiment:
     )
 
 
+def clinc150_shallow(scale: Scale, seed: int) -> Experiment:
+    """The same with a single encoder: does reading words need depth?
+
+    Command: ``snp train text-clinc150-shallow --scale small --seeds 0,1,2``.
+    """
+    return clinc150(scale, seed).vary("text-clinc150-shallow", model="text_1")
+
+
 def banking77(scale: Scale, seed: int) -> Experiment:
     """77 intents of bank customers from 10,003 questions (Casanueva et al. 2020), the network and recipe of CLINC150.
 
@@ -133,6 +141,9 @@ COST: dict[Scale, str] = {"smoke": "seconds", "small": "five minutes of one core
 ENTRIES: dict[str, Entry] = {
     "text-cldr": Entry(build=cldr, summary="transformer on characters: which of a hundred languages is a name", cost=COST),
     "text-clinc150": Entry(build=clinc150, summary="transformer on words: 150 intents in ten domains", cost=COST),
+    "text-clinc150-shallow": Entry(
+        build=clinc150_shallow, summary="the same with a single encoder", cost=dict.fromkeys(COST, "a third of that")
+    ),
     "text-banking77": Entry(build=banking77, summary="transformer on words: 77 intents of bank customers", cost=COST),
 }
 """The entries of these experiments in the catalogue."""

@@ -92,8 +92,8 @@ def driven_nodes(run: Run, *, most: int = 8, theta: float = THETA) -> pd.DataFra
         most: nodes shown, no two for one label.
 
     Returns:
-        Columns node (its number, from 0), tokens (the largest effect first), effect (of the first one, in standard deviations),
-        recognises (the cluster at θ of the label that it recognises best) and others, the labels that it recognises besides.
+        Columns node (its number, from 0), tokens (the largest effect first), effect (of the first one, in standard deviations), label,
+        the one that it recognises best, cluster, the other labels of its cluster at θ, and labels, how many it recognises in all.
     """
     arrays, rows, shown = DrivingTokens().read(run), list[dict[str, Any]](), set[int]()
     summary = summarize(run.matrices(run.sites_of("mha")[-1]), theta)
@@ -102,10 +102,14 @@ def driven_nodes(run: Run, *, most: int = 8, theta: float = THETA) -> pd.DataFra
         if label in shown or not summary.diagonal[node, label] or len(rows) == most:
             continue
         shown.add(label)
-        members = np.flatnonzero(summary.cluster_of[node] == summary.cluster_of[node, label])
-        names = ", ".join(run.class_names[member] for member in members)
+        together = [run.class_names[each] for each in np.flatnonzero(summary.cluster_of[node] == summary.cluster_of[node, label])]
+        together.remove(run.class_names[label])
         row = {"node": node, "tokens": " ".join(arrays["tokens"][node].tolist()), "effect": float(arrays["effects"][node, 0])}
-        rows.append(row | {"recognises": names, "others": int(summary.labels_of_unit[node]) - len(members)})
+        row |= {
+            "label": run.class_names[label],
+            "cluster": ", ".join(together[:3]) + (f" and {len(together) - 3} more" if together[3:] else ""),
+        }
+        rows.append(row | {"labels": int(summary.labels_of_unit[node])})
     return pd.DataFrame(rows)
 
 
