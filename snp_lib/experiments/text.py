@@ -84,7 +84,7 @@ def _small(name: str, dataset: str, seed: int, **options: Any) -> Experiment:
 
 
 def _smoke(name: str, scale: Scale, seed: int) -> Experiment:
-    recipe = replace(TEXT_16, epochs=3, lr=2e-3, eval_every=3)
+    recipe = replace(TEXT_16, epochs=3, batch_size=128, lr=4e-3, eval_every=3)
     return Experiment(
         name=name,
         scale=scale,
@@ -93,7 +93,7 @@ def _smoke(name: str, scale: Scale, seed: int) -> Experiment:
         model="text_2",
         model_options={"vocabulary": 122, "length": 32, "embed_dim": 32},
         recipe=recipe,
-        readout=replace(HEADS, epochs=2),
+        readout=replace(HEADS, epochs=2, batch_size=128),
         lean=True,
     )
 
