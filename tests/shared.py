@@ -19,6 +19,8 @@ from snp_lib.store import Run
 SKIPS = {
     "cifar100": "set SNP_TEST_DATA to a folder that holds cifar-100-python (torchvision's layout)",
     "flowers102": "set SNP_TEST_DATA to a folder that holds flowers-102 (torchvision's layout)",
+    "banking77": "set SNP_TEST_DATA to a folder that holds banking77 (train.csv and test.csv)",
+    "clinc150": "set SNP_TEST_DATA to a folder that holds clinc150 (data_full.json and domains.json)",
     "book": "build the book first (make book): the browser tests open its pages",
     "cuda": "run on a machine with a CUDA device: graphs are recorded and kernels compiled there",
     "triton": "install Triton (pip install snp-lib[kernels]): its interpreter runs the kernels without a GPU",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -125,6 +126,40 @@ def test_tests_mirror_the_rooms() -> None:
     rooms = {path.name for path in tests.iterdir() if path.is_dir() and any(path.glob("test_*.py"))}
     assert rooms <= FLOOR.keys()
     assert {room for room in FLOOR if (LIBRARY / room).is_dir()} - rooms == set(), "a room without tests of its own"
+
+
+MEASURING = ("performance", "analysis", "pruning", "results")
+"""Rooms that must not know what inputs are: what holds for images holds for texts without a line of their own."""
+
+
+def kinds_of_inputs(path: Path) -> list[str]:
+    """What in a file knows images from texts: an import of what makes either, or a type of numbers that only one of them has."""
+    tree, known = ast.parse(path.read_text(encoding="utf-8")), []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module in ("snp_lib.data", "snp_lib.models", "snp_lib.experiments"):
+            known += [f"imports {alias.name}" for alias in node.names if alias.name in ("text", "images", "languages", "bags", "cct")]
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            known += [
+                f"imports {name}" for name in names if re.match(r"snp_lib\.(data|models|experiments)\.(text|images|languages|bags)", name)
+            ]
+        elif isinstance(node, (ast.If, ast.IfExp, ast.Compare)):
+            test = ast.unparse(node if isinstance(node, ast.Compare) else node.test)
+            known += [test for word in (".dtype == torch.", "'text", '"text', "TokenPreparation", "isinstance(model, Text") if word in test]
+    return known
+
+
+def test_what_measures_does_not_ask_whether_inputs_are_texts(tmp_path: Path) -> None:
+    found = {str(path): kinds_of_inputs(path) for room in MEASURING for path in (LIBRARY / room).rglob("*.py")}
+    assert {path: known for path, known in found.items() if known} == {}
+    for line in (
+        "from snp_lib.data import text",
+        "import snp_lib.models.text",
+        "if inputs.dtype == torch.int64: pass",
+        "x = name == 'text'",
+    ):
+        (tmp_path / "wrong.py").write_text(line, encoding="utf-8")
+        assert kinds_of_inputs(tmp_path / "wrong.py"), line
 
 
 def test_text_is_read_and_written_as_utf8_by_name() -> None:

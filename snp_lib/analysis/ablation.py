@@ -195,14 +195,16 @@ def _continue(
 def _head_means(
     model: Network, split: Split, prepare: Callable[[Tensor], Tensor], sites: Sequence[str], batch_size: int
 ) -> dict[str, Float[Tensor, " d"]]:
-    """Mean of every ``mha`` channel over all inputs of the split and all tokens."""
+    """Mean of every ``mha`` channel over all inputs of the split and all tokens that are there."""
     device = next(model.parameters()).device
     sums = {site: torch.zeros(model.sites[site], dtype=torch.float64, device=device) for site in sites}
     tokens = 0
     for inputs, _ in split.batches(batch_size):
-        for site, feature in model(prepare(inputs.to(device)), sites=sites)[1].items():
+        prepared = prepare(inputs.to(device))
+        for site, feature in model(prepared, sites=sites)[1].items():
             sums[site] += feature.double().sum((0, 1))
-        tokens += feature.shape[:2].numel()
+        mask = model.mask(prepared)  # features are zero at tokens that are not there
+        tokens += feature.shape[:2].numel() if mask is None else int(mask.sum())
     return {site: (total / tokens).float() for site, total in sums.items()}
 
 

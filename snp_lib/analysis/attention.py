@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float, Float32, Int, Int64
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -64,9 +64,14 @@ def attend_to(
     batches = []
     with evaluating(model), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
         for inputs, _ in tqdm(split.batches(batch_size), total=steps, desc="attention", unit="step", disable=not progress, leave=False):
-            hidden, found = model.before(prepare(inputs.to(device)), 1), []
+            prepared = prepare(inputs.to(device))
+            hidden, mask, found = model.before(prepared, 1), model.mask(prepared), []
+            queries = [None] * len(hidden) if mask is None else mask.sum(1).split(rows)
             for block in blocks:
-                parts = [reduced(model.attention_weights(part, block), apart) for part in hidden.split(rows)]
+                parts = [
+                    reduced(model.attention_weights(part, block), apart, count)
+                    for part, count in zip(hidden.split(rows), queries, strict=False)
+                ]
                 found.append([torch.cat(each).cpu() for each in zip(*parts, strict=True)])
                 hidden = model.after_attention(hidden, model.attention(hidden, block), block)
             batches.append([torch.stack(each) for each in zip(*found, strict=True)])  # (L, n, H, …)
@@ -75,15 +80,20 @@ def attend_to(
 
 
 def reduced(
-    weights: Float[Tensor, "n h t t"], apart: Float[Tensor, "t t"]
+    weights: Float[Tensor, "n h t t"], apart: Float[Tensor, "t t"], queries: Int64[Tensor, " n"] | None = None
 ) -> tuple[Float[Tensor, "n h t"], Float[Tensor, "n h"], Float[Tensor, "n h"]]:
-    """Attention weights to what every token receives, entropy in bits and distance in the units of ``apart``, means over queries."""
-    tokens = weights.shape[-1]
+    """Attention weights to what every token receives, entropy in bits and distance in the units of ``apart``, means over queries.
+
+    Args:
+        queries: how many tokens of each input are there; rows of the others are zero. None: all.
+    """
+    tokens: int | Tensor = weights.shape[-1] if queries is None else queries[:, None]
     with torch.autocast(weights.device.type, enabled=False):
         flat = weights.flatten(2)
         logarithms = flat.clamp_min(torch.finfo(flat.dtype).tiny).log_()  # three times as fast as torch.special.entr
         entropy = -torch.linalg.vecdot(flat, logarithms) / (tokens * np.log(2))
-        return weights.mean(2), entropy, flat @ apart.flatten() / tokens
+        received = weights.mean(2) if queries is None else weights.sum(2) / queries[:, None, None]
+        return received, entropy, flat @ apart.flatten() / tokens
 
 
 def token_distances(height: int, width: int) -> Float[Tensor, "t t"]:

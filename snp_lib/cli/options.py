@@ -12,6 +12,7 @@ from typing import Any
 
 SCALES = ("smoke", "small", "medium", "paper")
 OWN = "each chapter's own"
+TEXT = "text"
 
 Option = Callable[[argparse.ArgumentParser], object]
 
@@ -43,12 +44,19 @@ def experiment(text: str) -> str:
     )
 
 
+def experiment_or_text(text: str) -> str:
+    """A name that some scale has, or ``text``, which a table of one's own makes one."""
+    return text if text == TEXT else experiment(text)
+
+
 def data_set(text: str) -> str:
     """A name of a data set."""
-    from snp_lib.data import SOURCES
+    from snp_lib.data import SOURCES, source
 
-    if text not in SOURCES:
-        raise argparse.ArgumentTypeError(f"no data set {text!r}; there are {', '.join(SOURCES)}")
+    try:
+        source(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"no data set {text!r}; there are {', '.join(SOURCES)}") from None
     return text
 
 
@@ -113,6 +121,13 @@ def set_name(text: str) -> str:
 
 
 EXPERIMENT = option("experiment", type=experiment, metavar="EXPERIMENT", help="name, see `snp experiments`; also cct-k2-full2 and the like")
+EXPERIMENT_OR_TEXT = option(
+    "experiment",
+    type=experiment_or_text,
+    metavar="EXPERIMENT",
+    help="name, see `snp experiments`; also cct-k2-full2 and the like; or text, with --data",
+)
+OWN_TABLE = option("--data", type=Path, metavar="FILE", help="with text: a CSV file of your own with the columns text and label")
 SCALE, SEEDS = scale_option("small"), seeds_option([0], "0")
 DEVICE = option("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (default: auto)")
 THREADS = option("--threads", type=positive, help="CPU threads (default: torch's own choice)")

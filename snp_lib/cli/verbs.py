@@ -51,7 +51,8 @@ def _list_experiments(options: Namespace) -> int:
 @verb(
     "train",
     "train an experiment, or read it where it is stored",
-    take.EXPERIMENT,
+    take.EXPERIMENT_OR_TEXT,
+    take.OWN_TABLE,
     take.SCALE,
     take.SEEDS,
     take.DEVICE,
@@ -65,9 +66,12 @@ def _train(options: Namespace) -> int:
     from snp_lib.training import team
 
     _use_threads(options)
+    if (options.data is None) != (options.experiment != take.TEXT):
+        raise ValueError(f"`snp train {take.TEXT} --data FILE` trains on a table of your own: give both, or another experiment")
+    name = experiments.keep_own(options.data) if options.data is not None else options.experiment
     deadline = time.monotonic() + options.time_limit
     for seed in options.seeds:
-        experiment = experiments.get(options.experiment, options.scale, seed)
+        experiment = experiments.get(name, options.scale, seed)
         finished = store.run(
             experiment, device=options.device, refresh=options.refresh, deadline=deadline, compiled=options.compile, train=True
         )
@@ -137,7 +141,7 @@ def _latency(options: Namespace) -> int:
 
     _use_threads(options)
     experiment, device = experiments.get(options.experiment, options.scale, 0), machine.choose_device(options.device)
-    network = experiments.initial_model(experiment, data.SOURCES[experiment.dataset].labels).to(memory_format=torch.channels_last)
+    network = experiments.initial_model(experiment, data.source(experiment.dataset).labels).to(memory_format=torch.channels_last)
     models = {experiment.model: network} | ({"compiled": torch.compile(network, dynamic=False)} if options.compile else {})
     where = f"{machine.device_name(device)}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}"
     print(f"{experiment.name} {experiment.scale}, untrained · {where}")
@@ -168,6 +172,8 @@ def _data(options: Namespace) -> int:
     for name in ("train", "validation", "test"):
         if (split := getattr(dataset, name)) is not None:
             print(f"  {name:10} {len(split):6,} inputs of {' x '.join(map(str, split.inputs.shape[1:]))}")
+    if dataset.vocabulary is not None:
+        print(f"  {len(dataset.vocabulary):,} tokens; {data.hygiene(dataset)}")
     return 0
 
 

@@ -1,8 +1,9 @@
-"""What a data set is: splits of uint8 images with labels, verified and hashed."""
+"""What a data set is: splits of images or tokens with labels, verified and hashed."""
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -33,7 +34,11 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """A verified data set. ``checksum`` is the SHA-256 of every tensor in it, as loaded."""
+    """A verified data set. ``checksum`` is the SHA-256 of every tensor in it, as loaded.
+
+    ``vocabulary`` says what each token stands for, where inputs are tokens; ``superclasses`` which group each label belongs to,
+    where the data set has groups of labels.
+    """
 
     name: str
     train: Split
@@ -41,6 +46,8 @@ class Dataset:
     class_names: tuple[str, ...]
     checksum: str
     validation: Split | None = None  # only where the data set has an official one
+    vocabulary: tuple[str, ...] | None = None
+    superclasses: tuple[str, ...] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -54,7 +61,16 @@ class Dataset:
         return split
 
 
-def make_dataset(name: str, class_names: list[str], train: Split, test: Split, validation: Split | None = None) -> Dataset:
+def make_dataset(
+    name: str,
+    class_names: list[str],
+    train: Split,
+    test: Split,
+    validation: Split | None = None,
+    *,
+    vocabulary: tuple[str, ...] | None = None,
+    superclasses: tuple[str, ...] | None = None,
+) -> Dataset:
     """A data set of these splits, with its checksum."""
     digest = hashlib.sha256()
     for split in (train, test, validation):
@@ -69,6 +85,8 @@ def make_dataset(name: str, class_names: list[str], train: Split, test: Split, v
         validation=validation,
         class_names=tuple(class_names),
         checksum=digest.hexdigest(),
+        vocabulary=vocabulary,
+        superclasses=superclasses,
     )
 
 
@@ -78,3 +96,26 @@ def inputs_per_label(split: Split, num_classes: int) -> Int64[Tensor, " k"]:
     if (counts == 0).any():
         raise ValueError(f"label {int((counts == 0).nonzero()[0])} has no input in this split")
     return counts
+
+
+def hygiene(dataset: Dataset) -> str:
+    """What a reader should know of tokens, in words: unknown ones, inputs in both splits, the ceiling that equal inputs set."""
+    train, test = dataset.train.inputs, dataset.test.inputs
+    known = {inputs.tobytes() for inputs in train.numpy()}
+    repeated = sum(inputs.tobytes() in known for inputs in test.numpy())
+    unknown, full = float((test == 1).sum() / (test > 0).sum()), float((train[:, -1] > 0).double().mean())
+    return (
+        f"of the test split {unknown:.1%} are unknown and {repeated:,} inputs are in the training split too; equal inputs leave an "
+        f"accuracy of at most {ceiling(dataset.test):.1%}; {full:.1%} of the training inputs fill every place"
+    )
+
+
+def ceiling(split: Split) -> float:
+    """The largest accuracy that any function of the inputs could have on a split, in [0, 1]: equal inputs get one answer.
+
+    Each distinct input counts for the label that it has most often there.
+    """
+    rows: dict[bytes, Counter[int]] = {}
+    for inputs, label in zip(split.inputs.numpy(), split.labels.tolist(), strict=True):
+        rows.setdefault(inputs.tobytes(), Counter())[label] += 1
+    return sum(max(counts.values()) for counts in rows.values()) / len(split)

@@ -23,3 +23,4 @@ from snp_lib.experiments.paper_b import (
     in_place as in_place,
     with_heads as with_heads,
 )
+from snp_lib.experiments.text import keep_own as keep_own

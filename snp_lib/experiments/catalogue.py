@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from snp_lib.experiments import elsewhere, paper_a, paper_b, paper_d
+from snp_lib.experiments import elsewhere, paper_a, paper_b, paper_d, text
 from snp_lib.experiments.experiment import SCALES, Entry, Experiment, Scale
 
 
@@ -15,7 +15,8 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def get(name: str, scale: Scale, seed: int) -> Experiment:
-    """The experiment of that name, in the catalogue or a variant beyond it (see :func:`snp_lib.experiments.paper_b.variant`).
+    """The experiment of that name, in the catalogue, a variant beyond it (see :func:`snp_lib.experiments.paper_b.variant`) or a
+    table of one's own (see :func:`snp_lib.experiments.text.own`).
 
     Raises:
         ValueError: unknown name or scale, listing what there is, or a variant that cannot be.
@@ -24,6 +25,8 @@ def get(name: str, scale: Scale, seed: int) -> Experiment:
         base = paper_a.cct(scale, seed)
         if (other := paper_b.variant(base, name) or paper_a.longer(base, name) or paper_a.reordered(base, name)) is not None:
             return other
+    if name not in CATALOGUE and scale in text.SCALES and (experiment := text.own(name, scale, seed)) is not None:
+        return experiment
     if name not in CATALOGUE:
         raise ValueError(f"unknown experiment {name!r}; there are {', '.join(CATALOGUE)}")
     if scale not in CATALOGUE[name].cost:
@@ -31,7 +34,7 @@ def get(name: str, scale: Scale, seed: int) -> Experiment:
     return CATALOGUE[name].build(scale, seed)
 
 
-CATALOGUE: dict[str, Entry] = {**paper_a.ENTRIES, **elsewhere.ENTRIES, **paper_b.variants(), **paper_d.ENTRIES}
+CATALOGUE: dict[str, Entry] = {**paper_a.ENTRIES, **elsewhere.ENTRIES, **paper_b.variants(), **paper_d.ENTRIES, **text.ENTRIES}
 """Every experiment by name; one more paper is one more file."""
 
 SEEDS = (0, 1, 2)

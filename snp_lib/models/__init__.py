@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from snp_lib.models import alternet, cct, from_torchvision
+from snp_lib.models import alternet, cct, from_torchvision, text
 from snp_lib.models.sites import Family, Network as Network
 
-FAMILIES: list[Family] = [cct.FAMILY, from_torchvision.VIT, from_torchvision.RESNET, alternet.FAMILY]
+FAMILIES: list[Family] = [cct.FAMILY, from_torchvision.VIT, from_torchvision.RESNET, alternet.FAMILY, text.FAMILY]
 """Every family of networks; one more is one more entry."""
 
 
@@ -21,6 +21,7 @@ def create_model(name: str, *, num_classes: int, **options: Any) -> Network:
             ``vit_L_pP``, a plain ViT of L encoders on patches of P×P pixels, such as ``vit_12_p2``.
             ``resnetL``, a ResNet of L layers, such as ``resnet18``.
             ``alternet_ABCD``, an AlterNet with so many attentions in its four stages, such as ``alternet_0112``.
+            ``text_L``, a transformer of L encoders on words, such as ``text_4``; ``vocabulary`` and ``length`` must be given.
         num_classes: number of labels.
         **options: any other field of the family's configuration, such as :class:`snp_lib.models.cct.CCTConfig`.
 

@@ -8,7 +8,7 @@ from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from snp_lib.models import narrow
@@ -29,38 +29,82 @@ class Attention(nn.Module):
         self.dropout = dropout
         self.qkv = nn.Linear(width, 3 * width, bias=False)
 
-    def forward(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
+    def forward(self, x: Float[Tensor, "n t d"], padding: Padding | None = None) -> Float[Tensor, "n t d"]:
+        """Attention among the tokens that are there; the outputs at all others are zero."""
         n, t, d = x.shape
-        qkv = self.qkv(x).view(n, t, 3, self.num_heads, d // self.num_heads)
+        mixed = self.qkv(x) if padding is None else padding.put(self.qkv(padding.take(x)))
+        qkv = mixed.view(n, t, 3, self.num_heads, d // self.num_heads)
         dropout = self.dropout if self.training else 0.0
-        if not dropout and narrow.serves(qkv):
+        if padding is None and not dropout and narrow.serves(qkv):
             return narrow.narrow_attention(qkv)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (N, H, T, d/H)
-        return attend(q, k, v, dropout=dropout).transpose(1, 2).reshape(n, t, d)
+        mask = None if padding is None else padding.mask
+        outputs = attend(q, k, v, dropout=dropout, mask=mask).transpose(1, 2).reshape(n, t, d)
+        return outputs if mask is None else outputs * mask.unsqueeze(2)
 
-    def weights(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n h t t"]:
-        """The attention weights of every head, in float32: row q of a head's matrix is the share of every token in its output at q."""
+    def weights(self, x: Float[Tensor, "n t d"], padding: Padding | None = None) -> Float[Tensor, "n h t t"]:
+        """The attention weights of every head, in float32: row q of a head's matrix is the share of every token in its output at q.
+
+        Rows and columns of tokens that are not there are zero.
+        """
+        mask = None if padding is None else padding.mask
         n, t, d = x.shape
         q, k, _ = self.qkv(x).view(n, t, 3, self.num_heads, d // self.num_heads).permute(2, 0, 3, 1, 4)
         with torch.autocast(x.device.type, enabled=False):
-            weights: Tensor = attention_weights(q.float(), k.float())
-        return weights
+            weights: Tensor = attention_weights(q.float(), k.float(), mask)
+        return weights if mask is None else weights * mask[:, None, :, None]
 
 
 def attend(
-    q: Float[Tensor, "n h t w"], k: Float[Tensor, "n h t w"], v: Float[Tensor, "n h t w"], *, dropout: float = 0.0
+    q: Float[Tensor, "n h t w"],
+    k: Float[Tensor, "n h t w"],
+    v: Float[Tensor, "n h t w"],
+    *,
+    dropout: float = 0.0,
+    mask: Bool[Tensor, "n t"] | None = None,
 ) -> Float[Tensor, "n h t w"]:
-    """Scaled dot-product attention of every head, softmax(q·kᵀ/√w)·v, with dropout of the attention weights."""
+    """Scaled dot-product attention of every head to the keys of ``mask``, softmax(q·kᵀ/√w)·v, with dropout of the attention weights."""
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad:
         # torch's fused CPU kernel spends more than half of a bfloat16 training step in its backward pass
-        return F.dropout(attention_weights(q, k), dropout) @ v
-    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        return F.dropout(attention_weights(q, k, mask), dropout) @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None, None, :], dropout_p=dropout)
 
 
-def attention_weights(q: Float[Tensor, "n h t w"], k: Float[Tensor, "n h t w"]) -> Float[Tensor, "n h t t"]:
-    """What every query takes of every key: softmax(q·kᵀ/√w), whose rows sum to one (Vaswani et al. 2017, section 3.2.1)."""
-    weights: Tensor = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1)
-    return weights
+def attention_weights(
+    q: Float[Tensor, "n h t w"], k: Float[Tensor, "n h t w"], mask: Bool[Tensor, "n t"] | None = None
+) -> Float[Tensor, "n h t t"]:
+    """What every query takes of every key: softmax(q·kᵀ/√w), whose rows sum to one (Vaswani et al. 2017, section 3.2.1).
+
+    Keys outside of ``mask`` count as −∞ before the softmax.
+    """
+    scores: Tensor = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    return (scores if mask is None else scores.masked_fill(~mask[:, None, None, :], -torch.inf)).softmax(-1)
+
+
+class Padding:
+    """Which tokens of a padded stream are there, ``mask`` (N, T): all others are vectors of zeros, and encoders keep them so.
+
+    Defined here. On a CPU the others are left out of every product. Elsewhere they are computed and made zero, since shapes must
+    not hang on values where a step is recorded.
+    """
+
+    def __init__(self, mask: Bool[Tensor, "n t"]) -> None:
+        self.mask = mask
+        self.rows = mask.flatten().nonzero().squeeze(1) if mask.device.type == "cpu" else None
+
+    def take(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "m s d"]:
+        """The tokens that are there, as those of one input."""
+        if self.rows is None:
+            return x
+        tokens: Tensor = x.flatten(0, 1).index_select(0, self.rows)
+        return tokens.unsqueeze(0)
+
+    def put(self, x: Float[Tensor, "m s d"]) -> Float[Tensor, "n t d"]:
+        """Tokens where :meth:`take` has them from, among zeros."""
+        if self.rows is None:
+            return x * self.mask.unsqueeze(2)
+        tokens: Tensor = x.new_zeros(self.mask.numel(), x.shape[2]).index_copy_(0, self.rows, x.squeeze(0))
+        return tokens.view(*self.mask.shape, -1)
 
 
 class Encoder(nn.Module):
@@ -75,6 +119,10 @@ class Encoder(nn.Module):
         dropout: rate after both sub-layers and the hidden layer.
         attention_dropout: rate of the attention weights.
         drop_path: rate at which the update of a whole input is dropped (stochastic depth).
+        padded: tokens that are vectors of zeros are not there, see :class:`Padding`; all sites are zero at them.
+
+    Raises:
+        ValueError: stochastic depth in a padded stream, whose inputs are not told apart.
     """
 
     def __init__(
@@ -87,8 +135,12 @@ class Encoder(nn.Module):
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         drop_path: float = 0.0,
+        padded: bool = False,
     ) -> None:
         super().__init__()
+        if padded and drop_path:
+            raise ValueError("stochastic depth drops the update of whole inputs, which a padded stream does not tell apart: set it to 0")
+        self.padded = padded
         self.released = block_order == "released"
         self.drop_path = drop_path
         self.norm1 = nn.LayerNorm(width)
@@ -111,16 +163,19 @@ class Encoder(nn.Module):
 
     def advance(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
         """The encoder's input to its output, without the other sites: a compiler keeps nothing for them."""
-        return self.forward(x)["block"]
+        mha, padding = self.heads(x), self._padding(x)
+        if padding is None:
+            return self._token_by_token(x, mha)["block"]
+        return padding.put(self._token_by_token(padding.take(x), padding.take(mha))["block"])
 
     def heads(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
         """The encoder's input to the outputs of its heads, side by side."""
-        outputs: Tensor = self.attention(normalized(x, self.norm1))
+        outputs: Tensor = self.attention(normalized(x, self.norm1), self._padding(x))
         return outputs
 
     def attention_weights(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n h t t"]:
         """The encoder's input to the attention weights of its heads."""
-        weights: Tensor = self.attention.weights(normalized(x, self.norm1))
+        weights: Tensor = self.attention.weights(normalized(x, self.norm1), self._padding(x))
         return weights
 
     def attend_branch(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
@@ -143,12 +198,22 @@ class Encoder(nn.Module):
 
     def after_attention(self, x: Float[Tensor, "n t d"], mha: Float[Tensor, "n t d"]) -> dict[str, Tensor]:
         """The rest of ``forward``, from the encoder's input and its head outputs, which may have been changed."""
+        padding = self._padding(x)
+        if padding is None:
+            return {"mha": mha} | self._token_by_token(x, mha)
+        outputs = self._token_by_token(padding.take(x), padding.take(mha))
+        return {"mha": mha} | {kind: padding.put(output) for kind, output in outputs.items()}
+
+    def _padding(self, x: Float[Tensor, "n t d"]) -> Padding | None:
+        return Padding(x.any(dim=2)) if self.padded else None
+
+    def _token_by_token(self, x: Float[Tensor, "n t d"], mha: Float[Tensor, "n t d"]) -> dict[str, Tensor]:
         x = x + self.residual(self.dropout(self.projection(mha)))
         normed = normalized(x, self.norm2)
         ff_hidden = F.gelu(self.ff1(normed))
         ff = self.ff2(self.dropout(ff_hidden))
         x = (normed if self.released else x) + self.residual(self.dropout(ff))
-        return {"mha": mha, "ff_hidden": ff_hidden, "ff": ff, "block": x}
+        return {"ff_hidden": ff_hidden, "ff": ff, "block": x}
 
 
 def normalized(x: Float[Tensor, "n t d"], norm: nn.LayerNorm) -> Float[Tensor, "n t d"]:
@@ -157,13 +222,26 @@ def normalized(x: Float[Tensor, "n t d"], norm: nn.LayerNorm) -> Float[Tensor, "
     return normed
 
 
-def sequence_pool(x: Float[Tensor, "n t d"], weight: Float[Tensor, "1 d"], bias: Float[Tensor, " 1"] | None = None) -> Float[Tensor, "n d"]:
-    """Mean of the tokens weighted by the softmax, over tokens, of one linear score each (CCT, section 3.2)."""
+def sequence_pool(
+    x: Float[Tensor, "n t d"],
+    weight: Float[Tensor, "1 d"],
+    bias: Float[Tensor, " 1"] | None = None,
+    mask: Bool[Tensor, "n t"] | None = None,
+) -> Float[Tensor, "n d"]:
+    """Mean of the tokens weighted by the softmax, over tokens, of one linear score each (CCT, section 3.2).
+
+    Tokens outside of ``mask`` have the score −∞.
+    """
     if x.dtype == torch.bfloat16:  # as sums, which a compiler joins with what stands before them
         scores = (x.float() * weight.float()).sum(2) + (0 if bias is None else bias.float())
-        return (x.float() * scores.softmax(1).unsqueeze(2)).sum(1).to(x.dtype)
-    attention = F.linear(x, weight, bias).squeeze(-1).softmax(dim=1)  # (N, T)
+        return (x.float() * masked(scores, mask).softmax(1).unsqueeze(2)).sum(1).to(x.dtype)
+    attention = masked(F.linear(x, weight, bias).squeeze(-1), mask).softmax(dim=1)  # (N, T)
     return torch.bmm(attention.unsqueeze(1), x).squeeze(1)
+
+
+def masked(scores: Float[Tensor, "n t *s"], mask: Bool[Tensor, "n t"] | None) -> Float[Tensor, "n t *s"]:
+    """Scores before a softmax over tokens, −∞ outside of ``mask``."""
+    return scores if mask is None else scores.masked_fill(~mask.view(*mask.shape, *[1] * (scores.ndim - 2)), -torch.inf)
 
 
 class Transformer(Network):

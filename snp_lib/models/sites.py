@@ -133,6 +133,10 @@ class Network(nn.Module):
         """Modules and the names of their methods that a compiler may take each on its own; by default the whole forward pass."""
         return [(self, "forward")]
 
+    def mask(self, x: Tensor) -> Tensor | None:
+        """Which tokens (N, T) of the inputs are there, where some are padding; None: all. Features of the others are zero."""
+        return None
+
     def compute(self, x: Tensor, wanted: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits, and the features at these sites."""
         raise NotImplementedError

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float32, Float64
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from snp_lib.data import Split
 from snp_lib.data.dataset import inputs_per_label
+from snp_lib.models import Network
 from snp_lib.performance.readout import Readout
 from snp_lib.training.stopping import Stopped, StopRequests
 
@@ -29,7 +30,7 @@ class Measurement:
 
 
 def measure(
-    model: nn.Module,
+    model: Network,
     readouts: Mapping[str, Readout],
     split: Split,
     prepare: Callable[[Tensor], Tensor],
@@ -65,7 +66,7 @@ def measure(
 
 @torch.no_grad()
 def measure_batches(
-    model: nn.Module,
+    model: Network,
     readouts: Mapping[str, Readout],
     batches: Iterable[tuple[Tensor, Tensor]],
     prepare: Callable[[Tensor], Tensor] = lambda inputs: inputs,
@@ -95,12 +96,14 @@ def measure_batches(
         for inputs, labels in tqdm(batches, total=total, desc="class means", unit="step", disable=not progress, leave=False):
             labels = labels.to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16 and device.type == "cuda"):
-                output, features = model(prepare(inputs.to(device)), sites=list(readouts))
+                prepared = prepare(inputs.to(device))
+                output, features = model(prepared, sites=list(readouts))
+                mask = model.mask(prepared)
             counts += torch.bincount(labels, minlength=num_classes)
             logits.append(output.float())
             seen.append(labels)
             for site, readout in readouts.items():
-                pooled = readout.pool(features[site].float())
+                pooled = readout.pool(features[site].float(), mask)
                 hits[site] += (readout.linear(pooled).argmax(1) == labels).sum()
                 if site not in sums:
                     sums[site] = torch.zeros(num_classes, pooled.shape[1], dtype=torch.float64, device=device)

@@ -15,10 +15,11 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from snp_lib.data import Split
+from snp_lib.models import Network
 from snp_lib.performance.readout import Readout
 
 Values = Float[np.ndarray, "label node"]
@@ -70,7 +71,7 @@ class Moments:
 
 @torch.no_grad()
 def moments(
-    model: nn.Module,
+    model: Network,
     readouts: Mapping[str, Readout],
     split: Split,
     prepare: Callable[[Tensor], Tensor],
@@ -100,9 +101,11 @@ def moments(
         labels, part = labels.to(device), (begin + torch.arange(len(labels), device=device)) % parts
         begin += len(labels)
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            _, features = model(prepare(inputs.to(device)), sites=list(readouts))
+            prepared = prepare(inputs.to(device))
+            _, features = model(prepared, sites=list(readouts))
+            mask = model.mask(prepared)
         for site, readout in readouts.items():
-            pooled = readout.pool(features[site].float())
+            pooled = readout.pool(features[site].float(), mask)
             right, x = (readout.linear(pooled).argmax(1) == labels).double(), pooled.double()
             of_parts = sums.setdefault(site, _nothing(parts, num_classes, x))
             for p, total in enumerate(of_parts):

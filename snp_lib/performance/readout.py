@@ -3,7 +3,8 @@
 A readout turns the features of a site into N × F numbers (``pool``) and those into logits by one matrix without bias.
 For tokens this is sequence pooling, whose weights come from the full features, so that the logits are a sum over channels
 and the fields of all units add up to them (defined here; it follows the CCT head, without its normalisation); the mean or
-all tokens side by side are variants of it. For maps pooling is flattening (paper C, released code).
+all tokens side by side are variants of it. Tokens that are not there, where inputs are padded, weigh nothing. For maps
+pooling is flattening (paper C, released code).
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from snp_lib.data import Dataset
 from snp_lib.machine import uses_bfloat16
+from snp_lib.models import Network
+from snp_lib.models.encoder import masked
 from snp_lib.models.sites import split_site
 from snp_lib.training import execution
 from snp_lib.training.execution import AHEAD, WARM_UP, Captured
@@ -76,13 +79,13 @@ class Readout(nn.Module):
 
     linear: nn.Linear
 
-    def pool(self, features: Tensor) -> Float[Tensor, "n f"]:
-        """The F numbers of each input."""
+    def pool(self, features: Tensor, mask: Bool[Tensor, "n t"] | None = None) -> Float[Tensor, "n f"]:
+        """The F numbers of each input, from the tokens of ``mask``; features are zero at all others. None: all are there."""
         raise NotImplementedError
 
-    def forward(self, features: Tensor) -> Float[Tensor, "n k"]:
+    def forward(self, features: Tensor, mask: Bool[Tensor, "n t"] | None = None) -> Float[Tensor, "n k"]:
         """Logits of each input."""
-        logits: Tensor = self.linear(self.pool(features))
+        logits: Tensor = self.linear(self.pool(features, mask))
         return logits
 
 
@@ -96,12 +99,12 @@ class TokenReadout(Readout):
         for layer in (self.score, self.linear):
             nn.init.trunc_normal_(layer.weight, std=0.02)
 
-    def pool(self, features: Float[Tensor, "n t d"]) -> Float[Tensor, "n d"]:
+    def pool(self, features: Float[Tensor, "n t d"], mask: Bool[Tensor, "n t"] | None = None) -> Float[Tensor, "n d"]:
         """Mean of the tokens weighted by the softmax of one learned score each."""
         if torch.compiler.is_compiling():  # sums, which a compiler joins, where products are calls of a library
-            weights = (features * self.score.weight).sum(2).softmax(dim=1)
+            weights = masked((features * self.score.weight).sum(2), mask).softmax(dim=1)
             return (features * weights.unsqueeze(2)).sum(1)
-        attention = self.score(features).softmax(dim=1)  # (N, T, 1)
+        attention = masked(self.score(features), mask).softmax(dim=1)  # (N, T, 1)
         return torch.bmm(attention.transpose(1, 2), features).squeeze(1)
 
 
@@ -113,8 +116,12 @@ class MeanReadout(Readout):
         self.linear = nn.Linear(width, num_classes, bias=False)
         nn.init.trunc_normal_(self.linear.weight, std=0.02)
 
-    def pool(self, features: Float[Tensor, "n t d"] | Float[Tensor, "n c h w"]) -> Float[Tensor, "n c"]:
+    def pool(
+        self, features: Float[Tensor, "n t d"] | Float[Tensor, "n c h w"], mask: Bool[Tensor, "n t"] | None = None
+    ) -> Float[Tensor, "n c"]:
         """One number a channel."""
+        if mask is not None:
+            return features.sum(1) / mask.sum(1, keepdim=True)
         return features.mean(1) if features.ndim == 3 else features.mean((2, 3))
 
 
@@ -125,7 +132,9 @@ class FlatReadout(Readout):
         super().__init__()
         self.linear = nn.Linear(width, num_classes, bias=False)
 
-    def pool(self, features: Float[Tensor, "n t d"] | Float[Tensor, "n c h w"]) -> Float[Tensor, "n f"]:
+    def pool(
+        self, features: Float[Tensor, "n t d"] | Float[Tensor, "n c h w"], mask: Bool[Tensor, "n t"] | None = None
+    ) -> Float[Tensor, "n f"]:
         """All features of an input in a row, the T or h·w features of a channel side by side."""
         return (features.transpose(1, 2) if features.ndim == 3 else features).flatten(1)
 
@@ -151,7 +160,7 @@ def make_readout(features: Tensor, num_classes: int, pooling: Pooling | None = N
 
 
 def train_readouts(
-    model: nn.Module,
+    model: Network,
     dataset: Dataset,
     sites: Sequence[str],
     recipe: ReadoutRecipe,
@@ -182,7 +191,7 @@ def train_readouts(
     if not sites:
         raise ValueError("name at least one site")
     if len(dataset.train) < recipe.batch_size:
-        raise ValueError(f"batch_size {recipe.batch_size} exceeds the {len(dataset.train)} training images")
+        raise ValueError(f"batch_size {recipe.batch_size} exceeds the {len(dataset.train)} training inputs")
     device = next(model.parameters()).device
     model.eval()
     inputs, labels = dataset.train.inputs.to(device), dataset.train.labels.to(device)
@@ -225,7 +234,7 @@ class Learning:
     On a GPU a step of all of them is recorded and replayed.
     """
 
-    def __init__(self, model: nn.Module, readouts: Mapping[str, Readout], recipe: ReadoutRecipe, steps: int, *, bfloat16: bool) -> None:
+    def __init__(self, model: Network, readouts: Mapping[str, Readout], recipe: ReadoutRecipe, steps: int, *, bfloat16: bool) -> None:
         self.model, self.readouts, self.bfloat16 = model, readouts, bfloat16
         self.device = next(model.parameters()).device
         self.wide = bfloat16 and recipe.pooling == "flat"  # wider than the network: in its precision
@@ -257,9 +266,10 @@ class Learning:
         """The same at the rates that the optimiser has, or that the table has where it is recorded."""
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             _, features = self.model(inputs, sites=list(self.readouts))
+            mask = self.model.mask(inputs)
         self.optimizer.zero_grad(set_to_none=True)
         for site, readout in self.readouts.items():
-            self.loss(readout, features[site], labels, self.wide).backward()
+            self.loss(readout, features[site], mask, labels, self.wide).backward()
         if self.recorded:
             for group in self.optimizer.param_groups:
                 group["lr"].copy_(self.table.index_select(0, self.at.view(1))[0])
@@ -268,7 +278,9 @@ class Learning:
         return ()
 
 
-def _loss(readout: Readout, features: Tensor, labels: Int64[Tensor, " n"], wide: bool) -> Float[Tensor, ""]:
+def _loss(
+    readout: Readout, features: Tensor, mask: Bool[Tensor, "n t"] | None, labels: Int64[Tensor, " n"], wide: bool
+) -> Float[Tensor, ""]:
     with torch.autocast(features.device.type, torch.bfloat16, enabled=wide):
-        logits = readout(features if wide else features.float())
+        logits = readout(features if wide else features.float(), mask)
     return F.cross_entropy(logits.float(), labels)

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from snp_lib.models.encoder import masked
 from snp_lib.performance.readout import Readout, TokenReadout
 
 
@@ -32,11 +33,11 @@ class SilencedFirst(Readout):
             raise ValueError(f"{readout.linear.in_features} channels do not divide into {units} units")
         self.score, self.linear, self.units = readout.score, readout.linear, units
 
-    def pool(self, features: Float[Tensor, "n t d"]) -> Float[Tensor, "n d"]:
+    def pool(self, features: Float[Tensor, "n t d"], mask: Bool[Tensor, "n t"] | None = None) -> Float[Tensor, "n d"]:
         """The channels of every unit, pooled with the softmax of the unit's own part of the scores."""
         grouped = features.unflatten(2, (self.units, -1))  # (N, T, U, P)
         scores = (features * self.score.weight).unflatten(2, (self.units, -1)).sum(3)  # (N, T, U)
-        pooled: Tensor = (scores.softmax(dim=1).unsqueeze(3) * grouped).sum(1)
+        pooled: Tensor = (masked(scores, mask).softmax(dim=1).unsqueeze(3) * grouped).sum(1)
         return pooled.flatten(1)
 
 

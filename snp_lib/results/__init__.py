@@ -11,6 +11,7 @@ from typing import Any
 from snp_lib.experiments import Experiment
 from snp_lib.results import (
     attention,
+    baselines,
     fourier,
     heads,
     hessian,
@@ -21,6 +22,8 @@ from snp_lib.results import (
     order_parameter,
     pruning,
     stages,
+    superclasses,
+    tokens,
     variance,
 )
 from snp_lib.results.setting import Measurement
@@ -44,6 +47,9 @@ MEASUREMENTS: dict[str, Callable[[Run], Sequence[Measurement]]] = {
     "lesion": lesion.lesion_of,
     "landscape": landscape.landscape_of,
     "hessian": hessian.hessian_of,
+    "superclasses": superclasses.superclasses_of,
+    "tokens": tokens.tokens_of,
+    "baselines": baselines.baselines_of,
 }
 """Name → what a run has of it, in order of value; none where it does not apply. One measurement more is one more entry."""
 

@@ -54,7 +54,7 @@ def operating_curves(runs: Sequence[Run], *, kinds: Sequence[str], ends: bool = 
     rows: list[dict[str, Any]] = []
     for run in runs:
         chosen = ones_for(len(run.class_names)) if counts is None else counts
-        for state, kind, block, matrices in _sites(run, kinds, ends=ends):
+        for state, kind, block, matrices in matrices_by_state(run, kinds, ends=ends):
             where = {"seed": run.experiment.seed, "network": state, "kind": kind, "block": block}
             rows += [where | {"ones": ones, "snr": snr} for ones, snr in zip(chosen, operating_curve(matrices, chosen), strict=True)]
     return pd.DataFrame(rows)
@@ -72,7 +72,7 @@ def rises_in_parts(runs: Sequence[Run], *, kinds: Sequence[str], theta: float = 
     rows = []
     for run in runs:
         ends: dict[tuple[str, str], list[Matrices]] = {}
-        for state, kind, _, matrices in _sites(run, kinds, ends=True):
+        for state, kind, _, matrices in matrices_by_state(run, kinds, ends=True):
             ends.setdefault((state, kind), []).append(matrices)
         for (state, kind), (first, last) in ends.items():
             parts = decompose(first, last, theta)
@@ -129,7 +129,7 @@ def _dealt(run: Run, nodes: Matrices) -> Float[np.ndarray, "head label output"]:
     return dealt(nodes, run.num_heads, seed=(run.experiment.seed, 1))
 
 
-def _sites(run: Run, kinds: Sequence[str], *, ends: bool) -> Iterator[tuple[str, str, int, Matrices]]:
+def matrices_by_state(run: Run, kinds: Sequence[str], *, ends: bool) -> Iterator[tuple[str, str, int, Matrices]]:
     """State, kind, block and matrices of every site of these kinds, trained and, where its class means are kept, untrained."""
     arrays = Stage(epoch=0).read(run)
     for kind in kinds:

@@ -96,7 +96,12 @@ class Pruning(Measurement):
             logits = shared_logits(
                 model, networks, test, setting.prepare, encoder=start, bfloat16=setting.bfloat16, progress=setting.progress
             )
-            return np.array([[accuracy(each, test.labels), top_accuracy(each, test.labels, 5)] for each in logits.values()])
+            return np.array(
+                [
+                    [accuracy(each, test.labels), top_accuracy(each, test.labels, min(5, setting.dataset.num_classes))]
+                    for each in logits.values()
+                ]
+            )
 
         densities = [density(each) for each in masks.values()]
         costs = [macs(model, each)["total"] for each in masks.values()]

@@ -89,7 +89,7 @@ def train(
             fits no parameter.
     """
     if len(dataset.train) < recipe.batch_size:
-        raise ValueError(f"batch_size {recipe.batch_size} exceeds the {len(dataset.train)} training images")
+        raise ValueError(f"batch_size {recipe.batch_size} exceeds the {len(dataset.train)} training inputs")
     training = Training(model, dataset, recipe, seed, device, fingerprint, checkpoint, masks)
     resumed = training.resume()
     training.holder.zero_weights()  # after the checkpoint, which may hold other weights

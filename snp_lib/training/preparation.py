@@ -61,6 +61,8 @@ class ImagePreparation:
     """
 
     def __init__(self, recipe: Recipe, train_images: UInt8[Tensor, "n c h w"], num_classes: int) -> None:
+        if recipe.token_dropout:
+            raise ValueError("token_dropout is an augmentation of tokens; for images switch it off in the recipe")
         self.recipe, self.num_classes = recipe, num_classes
         self.normalize = make_normalize(recipe, train_images)
         fill = tuple(self.normalize.mean.round().flatten().tolist())
@@ -115,8 +117,12 @@ class ImagePreparation:
         return torch.where(chosen[:, None, None, None], mixed, images), torch.where(chosen[:, None], shares, smooth)
 
 
+UNKNOWN = 1
+"""The token that stands for all that a vocabulary has not; 0 is padding."""
+
+
 class TokenPreparation:
-    """Tokens as they are: nothing is varied, and nothing is mixed.
+    """Tokens as they are but for those that the recipe makes unknown while training; nothing is mixed.
 
     Raises:
         ValueError: a recipe with an augmentation of images.
@@ -126,20 +132,25 @@ class TokenPreparation:
         options = ("crop_padding", "resized_crop", "flip", "policy", "mixup", "cutmix", "mixing", "erasing")
         if given := [name for name in options if getattr(recipe, name)]:
             raise ValueError(f"{given[0]} is an augmentation of images; for tokens switch it off in the recipe")
+        self.dropped = recipe.token_dropout or 0.0
 
     def plain(self, inputs: Int64[Tensor, "n t"]) -> Int64[Tensor, "n t"]:
         """The tokens."""
         return inputs
 
     def augmented(self, inputs: Int64[Tensor, "n t"], generator: torch.Generator) -> Int64[Tensor, "n t"]:
-        """The tokens."""
-        return inputs
+        """The tokens, each but padding replaced by the unknown one with the probability of the recipe."""
+        if not self.dropped:
+            return inputs
+        drawn = torch.rand(inputs.shape, generator=generator, device=inputs.device) < self.dropped
+        return torch.where(drawn & (inputs != 0), UNKNOWN, inputs)
 
     def mixed(
         self, inputs: Int64[Tensor, "n t"], labels: Int64[Tensor, " n"], generator: torch.Generator
-    ) -> tuple[Int64[Tensor, "n t"], Int64[Tensor, " n"]]:
-        """The tokens and their labels."""
-        return inputs, labels
+    ) -> tuple[Int64[Tensor, "n s"], Int64[Tensor, " n"]]:
+        """The same with their labels; on a CPU, where shapes may vary, without the columns that hold padding alone."""
+        inputs = self.augmented(inputs, generator)
+        return (inputs[:, inputs.any(0)] if inputs.device.type == "cpu" else inputs), labels
 
 
 def make_normalize(recipe: Recipe, images: UInt8[Tensor, "n c h w"]) -> Normalize:

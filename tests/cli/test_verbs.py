@@ -183,3 +183,32 @@ def test_doctor_prints_versions_and_folders_even_where_none_exists(own_folders: 
     assert lines["runs"] == f"0 in {own_folders / 'runs'}"
     assert lines["records"] == f"0 in {own_folders / 'records'}"
     assert {"snp_lib", "python", "torch", "device", "disk", "cifar100"} <= lines.keys()
+
+
+def test_a_table_of_ones_own_goes_the_whole_way(
+    own_folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SNP_DATA_DIR", str(own_folders / "data"))
+    mine = own_folders / "My tickets.csv"
+    rows = [f"please {word} it, number {n},{label}" for label, word in (("open", "unlock"), ("close", "lock")) for n in range(40)]
+    mine.write_text("\n".join(["text,label", *(f'"{row.rsplit(",", 1)[0]}",{row.rsplit(",", 1)[1]}' for row in rows)]), encoding="utf-8")
+    assert cli.main(["train", "text", "--data", str(mine), "--scale", "smoke", "--device", "cpu"]) == 0
+    assert "text-own-my-tickets-smoke-s0: test accuracy" in capsys.readouterr().out
+    assert cli.main(["measure", "text-own-my-tickets", "--scale", "smoke", "--what", "tokens,baselines,superclasses"]) == 0
+    printed = capsys.readouterr().out
+    assert "driving-tokens" in printed
+    assert "has no superclasses to measure" in printed
+    assert cli.main(["data", "own-my-tickets"]) == 0
+    assert "2 labels" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["train", "text"], ["train", "cct", "--data", "mine.csv"]])
+def test_a_table_and_the_word_text_go_together(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments) == 1
+    assert "give both, or another experiment" in capsys.readouterr().err
+
+
+def test_a_table_that_cannot_be_is_refused_before_anything_is_trained(own_folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "text", "--data", str(own_folders / "none.csv")]) == 1
+    assert "give a CSV file with the columns text and label" in capsys.readouterr().err
+    assert not (own_folders / "runs").exists()

@@ -245,7 +245,7 @@ def test_wrong_calls_are_refused_by_name(network: CCT, few_digits: Dataset) -> N
     with pytest.raises(ValueError, match="unknown site 'block7'"):
         trained(network, few_digits, ["block7"])
     few = replace(few_digits, train=Split(few_digits.train.inputs[:20], few_digits.train.labels[:20]))
-    with pytest.raises(ValueError, match="batch_size 32 exceeds the 20 training images"):
+    with pytest.raises(ValueError, match="batch_size 32 exceeds the 20 training inputs"):
         trained(network, few, ["block1"])
     with pytest.raises(ValueError, match=r"tokens .* or maps"):
         make_readout(torch.ones(2, 3), 10)

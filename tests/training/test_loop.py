@@ -274,7 +274,7 @@ def test_another_seed_is_another_training(uninterrupted: tuple[dict[str, Tensor]
 
 def test_more_images_than_one_batch_are_needed(few_digits: Dataset) -> None:
     few = replace(few_digits, train=Split(few_digits.train.inputs[:40], few_digits.train.labels[:40]))
-    with pytest.raises(ValueError, match="batch_size 48 exceeds the 40 training images"):
+    with pytest.raises(ValueError, match="batch_size 48 exceeds the 40 training inputs"):
         fit(network(), few)
 
 
