@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from snp_lib.models import narrow
+from snp_lib.models.padding import Padding, masked
 from snp_lib.models.sites import HeadAxis, Layer, Network, ResidualUnit, unchanged
 
 BlockOrder = Literal["released", "prenorm"]
@@ -79,32 +80,6 @@ def attention_weights(
     """
     scores: Tensor = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     return (scores if mask is None else scores.masked_fill(~mask[:, None, None, :], -torch.inf)).softmax(-1)
-
-
-class Padding:
-    """Which tokens of a padded stream are there, ``mask`` (N, T): all others are vectors of zeros, and encoders keep them so.
-
-    Defined here. On a CPU the others are left out of every product. Elsewhere they are computed and made zero, since shapes must
-    not hang on values where a step is recorded.
-    """
-
-    def __init__(self, mask: Bool[Tensor, "n t"]) -> None:
-        self.mask = mask
-        self.rows = mask.flatten().nonzero().squeeze(1) if mask.device.type == "cpu" else None
-
-    def take(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "m s d"]:
-        """The tokens that are there, as those of one input."""
-        if self.rows is None:
-            return x
-        tokens: Tensor = x.flatten(0, 1).index_select(0, self.rows)
-        return tokens.unsqueeze(0)
-
-    def put(self, x: Float[Tensor, "m s d"]) -> Float[Tensor, "n t d"]:
-        """Tokens where :meth:`take` has them from, among zeros."""
-        if self.rows is None:
-            return x * self.mask.unsqueeze(2)
-        tokens: Tensor = x.new_zeros(self.mask.numel(), x.shape[2]).index_copy_(0, self.rows, x.squeeze(0))
-        return tokens.view(*self.mask.shape, -1)
 
 
 class Encoder(nn.Module):
@@ -237,11 +212,6 @@ def sequence_pool(
         return (x.float() * masked(scores, mask).softmax(1).unsqueeze(2)).sum(1).to(x.dtype)
     attention = masked(F.linear(x, weight, bias).squeeze(-1), mask).softmax(dim=1)  # (N, T)
     return torch.bmm(attention.unsqueeze(1), x).squeeze(1)
-
-
-def masked(scores: Float[Tensor, "n t *s"], mask: Bool[Tensor, "n t"] | None) -> Float[Tensor, "n t *s"]:
-    """Scores before a softmax over tokens, −∞ outside of ``mask``."""
-    return scores if mask is None else scores.masked_fill(~mask.view(*mask.shape, *[1] * (scores.ndim - 2)), -torch.inf)
 
 
 class Transformer(Network):

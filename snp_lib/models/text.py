@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from snp_lib.models.encoder import Encoder, Padding, Transformer, normalized, sequence_pool
+from snp_lib.models.encoder import Encoder, Transformer, normalized, sequence_pool
+from snp_lib.models.padding import Padding
 from snp_lib.models.sites import Family, require_positive, require_shares
 
 PAD = 0

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from snp_lib.data import Dataset
 from snp_lib.machine import uses_bfloat16
 from snp_lib.models import Network
-from snp_lib.models.encoder import masked
+from snp_lib.models.padding import masked
 from snp_lib.models.sites import split_site
 from snp_lib.training import execution
 from snp_lib.training.execution import AHEAD, WARM_UP, Captured

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from snp_lib.models.encoder import masked
+from snp_lib.models.padding import masked
 from snp_lib.performance.readout import Readout, TokenReadout
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from snp_lib.latency import count_macs
 from snp_lib.models import create_model
-from snp_lib.models.encoder import Encoder, Padding
+from snp_lib.models.encoder import Encoder
+from snp_lib.models.padding import Padding
 from snp_lib.models.text import Text
 
 KNOWN, LENGTH = 50, 12
