@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from snp_lib.experiments import elsewhere, paper_a, paper_b
+from snp_lib.experiments import elsewhere, paper_a, paper_b, paper_c
 from snp_lib.experiments.experiment import SCALES, Entry, Experiment, Scale
 
 
@@ -31,7 +31,7 @@ def get(name: str, scale: Scale, seed: int) -> Experiment:
     return CATALOGUE[name].build(scale, seed)
 
 
-CATALOGUE: dict[str, Entry] = {**paper_a.ENTRIES, **elsewhere.ENTRIES, **paper_b.variants()}
+CATALOGUE: dict[str, Entry] = {**paper_a.ENTRIES, **elsewhere.ENTRIES, **paper_b.variants(), **paper_c.ENTRIES}
 """Every experiment by name; one more paper is one more file."""
 
 SEEDS = (0, 1, 2)
@@ -48,6 +48,7 @@ SETS: dict[str, tuple[tuple[str, int], ...]] = {
         *((name, seed) for seed in SEEDS for name in paper_b.variants() if name not in _VARIANTS),
     ),
     "elsewhere": tuple((name, seed) for seed in SEEDS for name in ("vit", "resnet", "cct-prenorm", "flowers")),
+    "filters": tuple((name, seed) for name in paper_c.ENTRIES for seed in SEEDS),
     "orders": (("cct-o1", 0), ("cct-o0", 1)),
     "curve": tuple((f"cct-e{epochs}", seed) for epochs in (30, 100, 20, 150) for seed in SEEDS),
 }

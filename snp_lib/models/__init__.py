@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from snp_lib.models import cct, from_torchvision
+from snp_lib.models import cct, from_torchvision, vgg
 from snp_lib.models.sites import Family, Network as Network
 
-FAMILIES: list[Family] = [cct.FAMILY, from_torchvision.VIT, from_torchvision.RESNET]
+FAMILIES: list[Family] = [cct.FAMILY, from_torchvision.VIT, from_torchvision.RESNET, vgg.FAMILY]
 """Every family of networks; one more is one more entry."""
 
 
@@ -20,6 +20,7 @@ def create_model(name: str, *, num_classes: int, **options: Any) -> Network:
             L = 2, 4, 6, 7, 14 have the published width, heads and mlp_ratio, any other L takes those of CCT-7.
             ``vit_L_pP``, a plain ViT of L encoders on patches of P×P pixels, such as ``vit_12_p2``.
             ``resnetL``, a ResNet of L layers, such as ``resnet18``.
+            ``vgg11`` and ``vgg16``, the VGG networks of paper C.
         num_classes: number of labels.
         **options: any other field of the family's configuration, such as :class:`snp_lib.models.cct.CCTConfig`.
 

@@ -17,14 +17,15 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """A linear layer that can be pruned, between two sites whose units are its input and its output nodes.
+    """A linear layer or a convolution that can be pruned, between two sites whose units are its inputs and its outputs.
 
     Attributes:
-        inputs: site of the input nodes.
-        outputs: site of the output nodes; None: the output labels.
+        inputs: site of the input units, nodes or filters.
+        outputs: site of the output units; None: the output labels.
         block: number of the block that it belongs to, from 1; None: behind all blocks.
-        places: how often the layer is applied to one input, such as its tokens.
+        places: how often the layer is applied to one input, such as its tokens or the pixels of its map.
         activation: what stands between its output and the site ``outputs``; None: nothing.
+        parts: weights from one input unit to one output, such as the nine of a 3×3 kernel.
     """
 
     inputs: str
@@ -32,6 +33,7 @@ class Layer:
     block: int | None
     places: int
     activation: Callable[[Tensor], Tensor] | None = None
+    parts: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
