@@ -8,7 +8,7 @@ from typing import Any
 from snp_lib.models import cct, from_torchvision, vgg
 from snp_lib.models.sites import Family, Network as Network
 
-FAMILIES: list[Family] = [cct.FAMILY, from_torchvision.VIT, from_torchvision.RESNET, vgg.FAMILY]
+FAMILIES: list[Family] = [cct.FAMILY, from_torchvision.VIT, from_torchvision.RESNET, vgg.FAMILY, from_torchvision.EFFICIENTNET]
 """Every family of networks; one more is one more entry."""
 
 
@@ -21,6 +21,7 @@ def create_model(name: str, *, num_classes: int, **options: Any) -> Network:
             ``vit_L_pP``, a plain ViT of L encoders on patches of P×P pixels, such as ``vit_12_p2``.
             ``resnetL``, a ResNet of L layers, such as ``resnet18``.
             ``vgg11`` and ``vgg16``, the VGG networks of paper C.
+            ``efficientnet_b0``, EfficientNet-B0 with strides for 32 pixels.
         num_classes: number of labels.
         **options: any other field of the family's configuration, such as :class:`snp_lib.models.cct.CCTConfig`.
 

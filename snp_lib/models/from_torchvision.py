@@ -1,14 +1,14 @@
-"""The plain ViT and the ResNet of torchvision, sized for small images, their sites read by torchvision's feature extraction.
+"""Networks of torchvision, sized for small images, their sites read by torchvision's feature extraction: ViT, ResNet, EfficientNet.
 
 Sources: Dosovitskiy et al., "An image is worth 16x16 words", arXiv:2010.11929; He et al., "Deep residual learning for
 image recognition", arXiv:1512.03385, with the stem and, for three stages, the plan of its section 4.2 for 32-pixel
-images. Layers, initial values and forward pass are torchvision's. Only what is read, and under which name, is ours.
+images; Tan and Le, "EfficientNet", arXiv:1905.11946, table 1, with strides of our own. Layers, initial values and forward pass are torchvision's. Only what is read, and under which name, is ours.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +84,50 @@ class ResNetConfig:
         return 0
 
 
+# expansion, kernel, stride, filters read, filters written, blocks of each stage (EfficientNet, table 1); the stem and the first stage
+# that halves the map have stride 1 here, as at the published strides the last three stages see one pixel of a 32-pixel image
+STAGES_B0 = (
+    (1, 3, 1, 32, 16, 1),
+    (6, 3, 1, 16, 24, 2),
+    (6, 5, 2, 24, 40, 2),
+    (6, 3, 2, 40, 80, 3),
+    (6, 5, 1, 80, 112, 3),
+    (6, 5, 2, 112, 192, 4),
+    (6, 3, 1, 192, 320, 1),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EfficientNetConfig:
+    """Shape of an EfficientNet-B0. Sizes in pixels, rates and shares in [0, 1].
+
+    Raises:
+        ValueError: a size is not positive, or a rate or share out of range.
+    """
+
+    num_classes: int
+    variant: int = 0
+    narrowing: int = 1  # what the filters are divided by, then rounded to multiples of 8
+    depth_share: float = 1.0  # of the blocks of each stage, at least one
+    image_size: int = 32
+    in_channels: int = 3
+    dropout: float = 0.2
+    stochastic_depth: float = 0.2  # drop rate behind the last block; grows linearly from 0
+
+    def __post_init__(self) -> None:
+        require_positive(self, "num_classes", "narrowing", "image_size", "in_channels")
+        require_shares(self, "dropout", "stochastic_depth")
+        if self.variant != 0:
+            raise ValueError(f"of the EfficientNets there is B0, not B{self.variant}")
+        if not 0 < self.depth_share <= 1:
+            raise ValueError(f"depth_share must lie in (0, 1], got {self.depth_share}")
+
+    @property
+    def num_heads(self) -> int:
+        """None: there is no attention."""
+        return 0
+
+
 class Extracted(ImageNetwork):
     """A network of torchvision: images (N, C, S, S) to logits (N, num_classes), and the features at named sites.
 
@@ -98,12 +142,18 @@ class Extracted(ImageNetwork):
 
     Sites of a ResNet, with maps (N, filters, h, w): ``stem``, after the ReLU of the first convolution, and ``block{b}``, after
     the b-th residual block and its ReLU.
+
+    Sites of an EfficientNet, all maps: ``stem``; of block b ``block{b}.expansion``, the 1×1 convolution that widens (of all blocks but
+    the first), and ``block{b}.depthwise``, each after its activation, and ``block{b}``, the 1×1 projection, which has none, with the
+    shortcut where there is one. A depthwise filter reads one filter alone, so that connections are a choice in the 1×1 convolutions only.
     """
 
-    def __init__(self, cfg: ViTConfig | ResNetConfig) -> None:
+    def __init__(self, cfg: ViTConfig | ResNetConfig | EfficientNetConfig) -> None:
         super().__init__()
         self.config = cfg
-        network, head, nodes = _vit(cfg) if isinstance(cfg, ViTConfig) else _resnet(cfg)
+        builders: dict[type, Callable[[Any], tuple[nn.Module, str, Nodes]]]
+        builders = {ViTConfig: _vit, ResNetConfig: _resnet, EfficientNetConfig: _efficientnet}
+        network, head, nodes = builders[type(cfg)](cfg)
         self.network = import_torchvision().models.feature_extraction.create_feature_extractor(
             network, {node: site for site, (node, _) in nodes.items()} | {head: "logits"}
         )
@@ -115,9 +165,10 @@ class Extracted(ImageNetwork):
 
     @property
     def matrices(self) -> dict[str, int]:
-        """All of the encoders of a ViT, queries, keys and values apart; of a ResNet every convolution of its residual blocks."""
-        blocks, ndim = ("network.encoder.layers.", 2) if isinstance(self.config, ViTConfig) else ("network.layer", 4)
-        weights = [name for name, p in self.named_parameters() if name.startswith(blocks) and p.ndim == ndim]
+        """Of a ViT all of the encoders, queries, keys and values apart; of the others the convolutions of blocks, depthwise ones left out."""
+        blocks, ndim = ("network.encoder.layers.", 2) if isinstance(self.config, ViTConfig) else (("network.layer", "network.features"), 4)
+        weights = [name for name, p in self.named_parameters() if name.startswith(blocks) and p.ndim == ndim and p.shape[1] > 1]
+        weights = [name for name in weights if not name.startswith("network.features.0.")]
         return {name: 3 if name.endswith(".in_proj_weight") else 1 for name in weights}
 
     @property
@@ -198,6 +249,28 @@ def _resnet(cfg: ResNetConfig) -> tuple[nn.Module, str, Nodes]:
     return network, "fc", nodes
 
 
+def _efficientnet(cfg: EfficientNetConfig) -> tuple[nn.Module, str, Nodes]:
+    """The network, the name of the node of its logits, and its sites."""
+    efficientnet = import_torchvision().models.efficientnet
+    stages = [efficientnet.MBConvConfig(*stage, width_mult=1 / cfg.narrowing, depth_mult=cfg.depth_share) for stage in STAGES_B0]
+    network = efficientnet.EfficientNet(
+        stages, cfg.dropout, cfg.stochastic_depth, num_classes=cfg.num_classes, last_channel=1280 // cfg.narrowing
+    )
+    stem = network.features[0][0]
+    network.features[0][0] = nn.Conv2d(cfg.in_channels, stem.out_channels, 3, 1, 1, bias=False)
+    nn.init.kaiming_normal_(network.features[0][0].weight, mode="fan_out")  # as torchvision does
+    nodes: Nodes = {"stem": ("features.0", stem.out_channels)}
+    inner = [(f"features.{s}.{b}", block) for s, stage in enumerate(network.features[1:-1], start=1) for b, block in enumerate(stage)]
+    for number, (node, block) in enumerate(inner, start=1):
+        kinds = ["expansion"] * (len(block.block) == 4) + ["depthwise", "", ""]  # then the squeeze and excitation, and the projection
+        for place, (kind, layer) in enumerate(zip(kinds, block.block, strict=True)):
+            if kind:
+                nodes[f"block{number}.{kind}"] = (f"{node}.block.{place}", layer[0].out_channels)
+        last = len(block.block) - 1
+        nodes[f"block{number}"] = (f"{node}.add" if block.use_res_connect else f"{node}.block.{last}", block.block[last][0].out_channels)
+    return network, "classifier.1", nodes
+
+
 VIT = Family(
     pattern=re.compile(r"vit_([1-9]\d*)_p([1-9]\d*)"),
     parts=("depth", "patch_size"),
@@ -207,4 +280,11 @@ VIT = Family(
 )
 RESNET = Family(
     pattern=re.compile(r"resnet([1-9]\d*)"), parts=("layers",), config=ResNetConfig, network=Extracted, hint="resnet18 (layers)"
+)
+EFFICIENTNET = Family(
+    pattern=re.compile(r"efficientnet_b(0)"),
+    parts=("variant",),
+    config=EfficientNetConfig,
+    network=Extracted,
+    hint="efficientnet_b0",
 )

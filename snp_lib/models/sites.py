@@ -112,6 +112,12 @@ class Network(nn.Module):
         """The parameters that ``before`` needs, by name."""
         raise NotImplementedError(f"{type(self).__name__} cannot be cut in front of a block")
 
+    def state_before(self, block: int) -> dict[str, Tensor]:
+        """The same with the buffers of the same modules, such as the statistics of batch normalisation."""
+        parameters = self.parameters_before(block)
+        modules = {name.rpartition(".")[0] for name in parameters}
+        return parameters | {name: buffer for name, buffer in self.named_buffers() if name.rpartition(".")[0] in modules}
+
     def attention(self, hidden: Tensor, block: int) -> Tensor:
         """What a block reads to the outputs of its heads side by side, its ``mha`` site."""
         raise NotImplementedError(f"{type(self).__name__} has no heads that could be switched off")

@@ -20,7 +20,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
 from snp_lib.models.sites import Network
-from snp_lib.pruning.masks import Masks, apply_masks, layers
+from snp_lib.pruning.masks import Masks, apply_masks, connections, layers
 from snp_lib.training.sparsity import Mask
 
 Block = tuple[Int[np.ndarray, " _height"], Int[np.ndarray, " _width"]]  # its rows and its columns
@@ -28,7 +28,7 @@ Block = tuple[Int[np.ndarray, " _height"], Int[np.ndarray, " _width"]]  # its ro
 
 @dataclass(frozen=True)
 class Macs:
-    """Multiply-accumulates of one layer, or of all, per image: those per token times the tokens of an image.
+    """Multiply-accumulates of one layer, or of all, per image: those per token or pixel times the tokens or pixels of an image.
 
     Biases, and the gathering of features that blocks need, count for nothing.
     """
@@ -47,19 +47,18 @@ def macs(model: nn.Module, masks: Mapping[str, Mask]) -> dict[str, Macs]:
         TypeError: a network without layers to prune.
         ValueError: a mask of a layer that the network does not name, or of another shape.
     """
-    network, alive = _checked(model, masks), _alive(model, masks)
-    out = {}
-    for name, mask in masks.items():
+    network, alive, out = _checked(model, masks), _alive(model, masks), {}
+    for name, mask in connections(masks, model).items():
         layer, (height, width) = network.layers[name], mask.shape
         rows, columns = (
             int(alive[site].sum()) if site in alive else size for site, size in ((layer.outputs, height), (layer.inputs, width))
         )
-        blocks = _components(mask.cpu().numpy())
+        blocks, each = _components(mask.cpu().numpy()), layer.places * layer.parts  # of one connection
         out[name] = Macs(
-            dense=layer.places * height * width,
-            kept=layer.places * int(mask.sum()),
-            compact=layer.places * rows * columns,
-            blocks=layer.places * sum(len(tall) * len(wide) for tall, wide in blocks),
+            dense=each * height * width,
+            kept=layer.places * int(masks[name].sum()),
+            compact=each * rows * columns,
+            blocks=each * sum(len(tall) * len(wide) for tall, wide in blocks),
             components=len(blocks),
         )
     fields = list(Macs.__dataclass_fields__)
@@ -189,13 +188,16 @@ def _hidden(model: Network) -> dict[str, tuple[str, str]]:
 
 
 def _alive(model: nn.Module, masks: Mapping[str, Mask]) -> dict[str, Bool[Tensor, " hidden"]]:
-    """Hidden site to its units with an incoming and an outgoing weight, where one of its two layers has a mask."""
-    out = {}
-    for site, (first, second) in _hidden(_checked(model, masks)).items():
+    """Hidden site to its units that stay, where one of its two layers has a mask: those with an outgoing weight and, between
+    linear layers, with an incoming one. What a filter without incoming weights still sends is no constant behind a padded convolution,
+    so it stays."""
+    out, network, connected = {}, _checked(model, masks), connections(masks, model)
+    for site, (first, second) in _hidden(network).items():
         if first in masks or second in masks:
             every = torch.ones(len(model.get_parameter(first)), dtype=torch.bool)
-            reached = masks[first].any(1).cpu() if first in masks else every
-            out[site] = reached & (masks[second].any(0).cpu() if second in masks else every)
+            folds = network.layers[first].parts == network.layers[second].parts == 1
+            reached = connected[first].any(1).cpu() if first in masks and folds else every
+            out[site] = reached & (connected[second].any(0).cpu() if second in masks else every)
     return out
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from snp_lib.experiments import Experiment
-from snp_lib.results import attention, heads, latency, macroscopic, order_parameter, pruning, stages
+from snp_lib.results import afcc, attention, filters, heads, latency, macroscopic, order_parameter, pruning, stages
 from snp_lib.results.setting import Measurement
 from snp_lib.store import Run, run
 from snp_lib.training.stopping import Stopped
@@ -25,6 +25,8 @@ MEASUREMENTS: dict[str, Callable[[Run], Sequence[Measurement]]] = {
     "macroscopic": macroscopic.macroscopic_of,
     "latency": latency.latency_of,
     "symmetry": order_parameter.starts_of,
+    "filters": filters.filters_of,
+    "afcc": afcc.afcc_of,
 }
 """Name → what a run has of it, in order of value; none where it does not apply. One measurement more is one more entry."""
 

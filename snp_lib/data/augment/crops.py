@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int64, UInt8
 from torch import Tensor
 
-
 Images = UInt8[Tensor, "n c h w"] | Float[Tensor, "n c h w"]
 
 
