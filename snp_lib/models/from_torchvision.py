@@ -2,7 +2,8 @@
 
 Sources: Dosovitskiy et al., "An image is worth 16x16 words", arXiv:2010.11929; He et al., "Deep residual learning for
 image recognition", arXiv:1512.03385, with the stem and, for three stages, the plan of its section 4.2 for 32-pixel
-images; Tan and Le, "EfficientNet", arXiv:1905.11946, table 1, with strides of our own. Layers, initial values and forward pass are torchvision's. Only what is read, and under which name, is ours.
+images; Tan and Le, "EfficientNet", arXiv:1905.11946, table 1, with strides of our own. Layers, initial values and
+forward pass are torchvision's. Only what is read, and under which name, is ours.
 """
 
 from __future__ import annotations
@@ -165,7 +166,7 @@ class Extracted(ImageNetwork):
 
     @property
     def matrices(self) -> dict[str, int]:
-        """Of a ViT all of the encoders, queries, keys and values apart; of the others the convolutions of blocks, depthwise ones left out."""
+        """Of a ViT all of the encoders, queries, keys and values apart; of the others the convolutions of blocks but depthwise ones."""
         blocks, ndim = ("network.encoder.layers.", 2) if isinstance(self.config, ViTConfig) else (("network.layer", "network.features"), 4)
         weights = [name for name, p in self.named_parameters() if name.startswith(blocks) and p.ndim == ndim and p.shape[1] > 1]
         weights = [name for name in weights if not name.startswith("network.features.0.")]

@@ -7,10 +7,13 @@ is the first ten convolutions of VGG-16 with one linear layer.
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -56,7 +59,7 @@ class VGGConfig:
     @property
     def pooled(self) -> list[bool]:
         """Whether a pool stands behind each convolution."""
-        following = zip(CONVOLUTIONS, CONVOLUTIONS[1:], strict=False)
+        following = itertools.pairwise(CONVOLUTIONS)
         return [after == "pool" for width, after in following if width != "pool"][: DEPTHS[self.layers][0]]
 
     def widths(self, narrowing: int | None = None) -> list[int]:
@@ -94,20 +97,23 @@ class VGG(ImageNetwork):
 
     @property
     def sites(self) -> dict[str, int]:
-        return {f"block{b}": _conv(block).out_channels for b, block in enumerate(self.blocks, start=1)}
+        return {f"block{b}": conv.out_channels for b, conv in enumerate(self._convolutions(), start=1)}  # fewer where units were removed
 
     @property
     def layers(self) -> dict[str, Layer]:
         """Every layer whose inputs are units: all but the first convolution. Paper C prunes 8, 9, 10 and the classifier of VGG-11."""
         out = {
             f"blocks.{b - 1}.conv.weight": Layer(
-                inputs=f"block{b - 1}", outputs=f"block{b}", block=b, places=self.sides[b - 1] ** 2, parts=_conv(block).weight[0, 0].numel()
+                inputs=f"block{b - 1}", outputs=f"block{b}", block=b, places=self.sides[b - 1] ** 2, parts=math.prod(conv.kernel_size)
             )
-            for b, block in enumerate(self.blocks, start=1)
+            for b, conv in enumerate(self._convolutions(), start=1)
             if b > 1
         }
         last = Layer(inputs=f"block{len(self.blocks)}", outputs=None, block=None, places=1, parts=self.parts_of_unit)
         return out | {"classifier.weight": last}
+
+    def _convolutions(self) -> list[nn.Conv2d]:
+        return [cast(nn.Conv2d, block.get_submodule("conv")) for block in self.blocks]
 
     @property
     def matrices(self) -> dict[str, int]:
@@ -153,12 +159,6 @@ def _convolution(channels: int, filters: int, *, pool: bool) -> nn.Sequential:
         ("relu", nn.ReLU()),
     ]
     return nn.Sequential(OrderedDict(steps))
-
-
-def _conv(block: nn.Module) -> nn.Conv2d:
-    convolution = block.get_submodule("conv")
-    assert isinstance(convolution, nn.Conv2d)
-    return convolution
 
 
 FAMILY = Family(pattern=re.compile(r"vgg(11|16)"), parts=("layers",), config=VGGConfig, network=VGG, hint="vgg11 (layers)")

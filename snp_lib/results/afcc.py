@@ -196,11 +196,6 @@ def masks_of(setting: Setting, arm: str, thetas: Sequence[float], network: Netwo
     """
     if arm not in ARMS:
         raise ValueError(f"unknown arm {arm!r}; there are {', '.join(ARMS)}")
-    depth = len(network.sites)
-    numbers = range(first_pruned(network), depth + 2)
-    if only is not None and only not in numbers:
-        raise ValueError(f"no layer {only} to prune: those pruned are {numbers[0]} to {numbers[-1]}, the classifier last")
-    chosen = [b for b in numbers if only in (None, b)]
 
     @functools.cache
     def expansion() -> Worth:
@@ -209,10 +204,19 @@ def masks_of(setting: Setting, arm: str, thetas: Sequence[float], network: Netwo
 
     masks = {}
     for theta in thetas:
-        sets = diagonal_sets_of(setting.run, theta)
-        method = andc(sets, network, encoders=[b for b in chosen if b <= depth], classifier=depth + 1 in chosen)
+        sets, method = diagonal_sets_of(setting.run, theta), connected_by_clusters(setting.run, theta, network, only=only)
         masks[f"{theta:g}"] = ARMS[arm](Known(sets, network, method, setting.run.experiment.seed, expansion))
     return masks
+
+
+def connected_by_clusters(run: Run, theta: float, network: Network, *, only: int | None = None) -> Masks:
+    """The masks of AFCC at θ, from the clusters of the training split; raises ValueError for a layer that is not among those pruned."""
+    depth = len(network.sites)
+    numbers = range(first_pruned(network), depth + 2)
+    if only is not None and only not in numbers:
+        raise ValueError(f"no layer {only} to prune: those pruned are {numbers[0]} to {numbers[-1]}, the classifier last")
+    chosen = [b for b in numbers if only in (None, b)]
+    return andc(diagonal_sets_of(run, theta), network, encoders=[b for b in chosen if b <= depth], classifier=depth + 1 in chosen)
 
 
 def diagonal_sets_of(run: Run, theta: float) -> Sets:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
+from jaxtyping import Bool, Int
 from torch import nn
 
 from snp_lib.machine import measuring_batch
 from snp_lib.models import Network
+from snp_lib.models.sites import split_site
 from snp_lib.performance import THETA, binarize, find_clusters, group_units, summarize, unit_matrices
 from snp_lib.performance.clusters import cluster_index, column_noise, diagonal_shares
 from snp_lib.performance.density import operating_curve
@@ -19,8 +23,8 @@ from snp_lib.performance.readout import ReadoutRecipe
 from snp_lib.results.equal_density import HEADS, ones_for, operating_curves
 from snp_lib.results.setting import Measurement, Setting
 from snp_lib.results.sites import shuffle_outputs
-from snp_lib.results.stages import STATISTICS, THETAS, statistics_at_thetas
-from snp_lib.store import Run
+from snp_lib.results.stages import STATISTICS, THETAS, index_of, statistics_at_stages, statistics_at_thetas
+from snp_lib.store import Run, Unit
 from snp_lib.store.derived import Arrays
 from snp_lib.store.make import read_out
 
@@ -94,7 +98,7 @@ class Filters(Measurement):
                 arrays[f"train/clusters/{site}"] = cluster_index(binarize(by_split["train"], THETA)).astype(np.int8)
         if not self.untrained:
             arrays["train/readout"] = readouts[list(run.sites)[-1]].linear.weight.detach().half().cpu().numpy()
-        arrays |= {"statistics": np.moveaxis(statistics, 1, 0), "curves": np.moveaxis(curves, 1, 0)}
+        arrays |= {"statistics": np.moveaxis(np.array(statistics), 1, 0), "curves": np.moveaxis(np.array(curves), 1, 0)}
         arrays["readout_accuracy"] = np.array([measured["test"].readout_accuracy[site] for site in readouts])
         hits = measured["test"].logits.argmax(1) == setting.dataset.test.labels
         arrays["accuracy"] = np.array([hits.double().mean().item()])
@@ -180,7 +184,7 @@ def released_script(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def first_clusters(index: Int[np.ndarray, "filter label"]) -> Bool[np.ndarray, "filter label"]:
-    """The clusters of a layer in a row, as many as it has filters, in place of what each filter recognises: a slip of the released script."""
+    """The clusters of a layer in a row, as many as it has filters, in place of what each recognises: a slip of the released script."""
     flat = [row == c for row in index for c in range(row.max(initial=-1) + 1)][: len(index)]
     return np.array([*flat, *[np.zeros(index.shape[1], dtype=bool)] * (len(index) - len(flat))])
 
@@ -224,7 +228,8 @@ def three_units(filters: Sequence[Run], nodes: Sequence[Run], *, theta: float = 
 
 def _ends(runs: Sequence[Run], kind: str, theta: float) -> pd.DataFrame:
     """SNR at θ of the nodes of one kind, or of heads, before and after the training."""
-    unit, site = ("head", "mha") if kind == HEADS else ("node", kind)
+    unit: Unit = "head" if kind == HEADS else "node"
+    site = "mha" if kind == HEADS else kind
     tables = []
     for run in runs:
         ends = {0: "untrained", run.experiment.recipe.epochs: "trained"}
