@@ -30,9 +30,9 @@ RANDOM_LABELS = 5
 
 THETAS: dict[Scale, tuple[float, ...]] = {
     "smoke": (0.3, 0.8),
-    "small": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
-    "medium": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
-    "paper": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
+    "small": (0.2, 0.3, 0.4, 0.5, 0.6, 0.8),
+    "medium": (0.2, 0.3, 0.4, 0.5, 0.6, 0.8),
+    "paper": (0.2, 0.3, 0.4, 0.5, 0.6, 0.8),
 }
 """The thresholds of each scale, which set the densities."""
 
@@ -84,7 +84,7 @@ CONTROLS = ("afcc", "random clusters", "magnitude", "shuffled", "fresh", "dense"
 
 RIVALS = ("afcc", "l1", "taylor", "l1 filters", "taylor filters", "dense")
 
-ONE_AT_A_TIME = ("afcc", "random clusters", "magnitude", "shuffled", "dense")
+ONE_AT_A_TIME = ("afcc", "magnitude", "shuffled", "dense")
 """Arms of single layers."""
 
 
