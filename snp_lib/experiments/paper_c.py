@@ -9,7 +9,7 @@ from snp_lib.experiments.experiment import NEEDS_GPU, Entry, Experiment, Scale
 from snp_lib.performance.readout import ReadoutRecipe
 from snp_lib.training.recipe import FAST_50, SHORT_VGG_12, VGG_300
 
-SMOKE_VGG_6 = replace(SHORT_VGG_12, epochs=6, batch_size=50, crop_padding=2, flip=False, precision="float32", eval_every=3)
+SMOKE_VGG_3 = replace(SHORT_VGG_12, epochs=3, batch_size=50, crop_padding=2, flip=False, precision="float32", eval_every=3)
 """For the bundled digits, in seconds; shows that the code runs."""
 
 
@@ -44,8 +44,8 @@ def vgg11(scale: Scale, seed: int) -> Experiment:
     if scale == "small":
         return replace(short, model_options={"narrowing": 4}, recipe=SHORT_VGG_12)
     digits: dict[str, Any] = {"narrowing": 8, "in_channels": 1}
-    few = ReadoutRecipe(epochs=4, batch_size=64, pooling="mean")
-    return replace(paper, dataset="digits", dataset_size=32, model_options=digits, recipe=SMOKE_VGG_6, readout=few)
+    few = ReadoutRecipe(epochs=2, batch_size=64, pooling="mean")
+    return replace(paper, dataset="digits", dataset_size=32, model_options=digits, recipe=SMOKE_VGG_3, readout=few)
 
 
 def vgg16(scale: Scale, seed: int) -> Experiment:
@@ -73,8 +73,8 @@ def efficientnet(scale: Scale, seed: int) -> Experiment:
         return replace(base, recipe=replace(VGG_300, head_lr=None, head_constant=None))
     if scale == "medium":
         return base
-    digits: dict[str, Any] = {"image_size": 16, "in_channels": 1, "narrowing": 4, "depth_share": 0.3}
-    return replace(base, dataset_size=16, model_options=digits, recipe=replace(SMOKE_VGG_6, epochs=4))
+    digits: dict[str, Any] = {"image_size": 16, "in_channels": 1, "narrowing": 8, "depth_share": 0.3}
+    return replace(base, dataset_size=16, model_options=digits, recipe=replace(SMOKE_VGG_3, epochs=2, eval_every=2))
 
 
 COST: dict[Scale, str] = {

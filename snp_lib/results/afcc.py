@@ -37,7 +37,7 @@ THETAS: dict[Scale, tuple[float, ...]] = {
 """The thresholds of each scale, which set the densities."""
 
 TUNING: dict[Scale, FineTuning] = {
-    "smoke": FineTuning(images=400, lr_share=0.2),
+    "smoke": FineTuning(images=200, lr_share=0.2),
     "small": FineTuning(images=20_000, lr_share=0.2),
     "medium": FineTuning(lr_share=0.3),
     "paper": FineTuning(epochs=20, lr_share=0.01 / 0.028, warmup=0.0),
