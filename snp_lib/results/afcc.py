@@ -38,7 +38,7 @@ THETAS: dict[Scale, tuple[float, ...]] = {
 
 TUNING: dict[Scale, FineTuning] = {
     "smoke": FineTuning(images=200, lr_share=0.2),
-    "small": FineTuning(images=20_000, lr_share=0.2),
+    "small": FineTuning(images=10_000, lr_share=0.2),
     "medium": FineTuning(lr_share=0.3),
     "paper": FineTuning(epochs=20, lr_share=0.01 / 0.028, warmup=0.0),
 }
@@ -84,7 +84,7 @@ CONTROLS = ("afcc", "random clusters", "magnitude", "shuffled", "fresh", "dense"
 
 RIVALS = ("afcc", "l1", "taylor", "l1 filters", "taylor filters", "dense")
 
-ONE_AT_A_TIME = ("afcc", "magnitude", "shuffled", "dense")
+ONE_AT_A_TIME = ("afcc", "shuffled", "dense")
 """Arms of single layers."""
 
 

@@ -85,6 +85,10 @@ class PrunedLatency(Timing):
     def _thetas(self, run: Run) -> tuple[float, ...]:
         return self.thetas or THETAS[run.experiment.scale]
 
+    def _limit(self, run: Run) -> float:
+        """Seconds for each batch size."""
+        return self.seconds or SECONDS[run.experiment.scale]
+
     def _masks(self, run: Run, theta: float, network: Network) -> Masks:
         return masks_of(run, "andc", theta, network)
 
@@ -95,7 +99,7 @@ class PrunedLatency(Timing):
         for theta in thetas:
             masks = self._masks(run, theta, dense)
             networks |= {f"compact {theta:g}": compact(dense, masks)[0], f"blocks {theta:g}": blocked(dense, masks)}
-        limit, device = self.seconds or SECONDS[run.experiment.scale], choose_device(self.device)
+        limit, device = self._limit(run), choose_device(self.device)
         timed = [latency.compare(networks, batch, device, limit=limit) for batch in self.batches]
 
         def triple(spread: latency.Spread) -> list[float]:
@@ -119,6 +123,12 @@ class FilterLatency(PrunedLatency):
     @property
     def what(self) -> str | None:
         return "latency"
+
+    def _thetas(self, run: Run) -> tuple[float, ...]:
+        return self.thetas or afcc.THETAS[run.experiment.scale]
+
+    def _limit(self, run: Run) -> float:
+        return super()._limit(run) / 4  # a pass takes a fraction of a transformer's
 
     def _masks(self, run: Run, theta: float, network: Network) -> Masks:
         return afcc.connected_by_clusters(run, theta, network)
