@@ -13,7 +13,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -112,8 +112,8 @@ class VGG(ImageNetwork):
         last = Layer(inputs=f"block{len(self.blocks)}", outputs=None, block=None, places=1, parts=self.parts_of_unit)
         return out | {"classifier.weight": last}
 
-    def _convolutions(self) -> list[nn.Conv2d]:
-        return [cast(nn.Conv2d, block.get_submodule("conv")) for block in self.blocks]
+    def _convolutions(self) -> list[Any]:
+        return [block.get_submodule("conv") for block in self.blocks]  # or what stands in their place
 
     @property
     def matrices(self) -> dict[str, int]:

@@ -17,7 +17,7 @@ from snp_lib.performance import THETA, summarize
 from snp_lib.performance.density import operating_curve
 from snp_lib.pruning import compact
 from snp_lib.results.afcc import Afcc, connected_by_clusters, pruned_layers
-from snp_lib.results.pruning import PruningArm, table_of
+from snp_lib.results.pruning import table_of
 from snp_lib.store import Run
 
 
@@ -104,7 +104,7 @@ def rise_of_expansions(runs: Sequence[Run]) -> list[float]:
     return [float(rise[run.experiment.seed]) for run in runs]
 
 
-def linear_layers(run: Run) -> list[PruningArm]:
+def linear_layers(run: Run) -> list[Afcc]:
     """AFCC on each linear layer of a VGG-16 alone, and the intact network beside it."""
     depth = run.depth
     first = len(run.network(0).config.pooled) + 1
