@@ -101,7 +101,7 @@ class VGG(ImageNetwork):
 
     @property
     def layers(self) -> dict[str, Layer]:
-        """Every layer whose inputs are units: all but the first convolution. Paper C prunes 8, 9, 10 and the classifier of VGG-11."""
+        """Every layer whose inputs are units, all but the first convolution. Paper C prunes 8, 9, 10 and the classifier of VGG-11."""
         out = {
             f"blocks.{b - 1}.conv.weight": Layer(
                 inputs=f"block{b - 1}", outputs=f"block{b}", block=b, places=self.sides[b - 1] ** 2, parts=math.prod(conv.kernel_size)

@@ -42,7 +42,7 @@ TUNING: dict[Scale, FineTuning] = {
     "medium": FineTuning(lr_share=0.3),
     "paper": FineTuning(epochs=20, lr_share=0.01 / 0.028, warmup=0.0),
 }
-"""The fine-tuning of each scale, the same for every arm: at ``small`` and ``paper`` from the rate 0.01 of the released code."""
+"""The fine-tuning of each scale, the same for every arm, at ``small`` and ``paper`` from the rate 0.01 of the released code."""
 
 JUDGED = 5_120
 """Training inputs whose gradients give the Taylor expansion."""
@@ -77,8 +77,10 @@ ARMS: dict[str, Callable[[Known], Masks]] = {
     "fresh": lambda known: known.method,
     "dense": lambda known: {},
 }
-"""How the masks of an arm are made: AFCC; five random labels a filter; the largest weights; AFCC's connections shuffled; connections
-and whole filters by L1 norm and by first-order Taylor; AFCC on weights drawn anew; nothing pruned."""
+"""How the masks of an arm are made, from what it may look at.
+
+In this order AFCC, five random labels a filter, the largest weights, AFCC's connections shuffled, connections by L1 norm and by
+first-order Taylor, whole filters by the same two, AFCC on weights drawn anew, and nothing pruned."""
 
 CONTROLS = ("afcc", "random clusters", "magnitude", "shuffled", "fresh", "dense")
 
@@ -241,12 +243,17 @@ def _learn_only(network: Network, last: str) -> None:
         parameter.requires_grad_(name.startswith(pair))
 
 
+def all_arms(arms: Sequence[str] = tuple(ARMS)) -> list[Afcc]:
+    """The measurements behind :func:`afcc_accuracy` with the same arguments."""
+    return [Afcc(arm=arm) for arm in arms]
+
+
 def afcc_of(run: Run) -> list[Measurement]:
     """What a run of a VGG has for chapter C2: every arm on all layers together, the controls on each alone, and AFCC in other ways."""
     if not reads_filters(run):
         return []
     alone = [Afcc(arm=arm, only=b) for b in range(first_pruned(run.network(0)), run.depth + 2) for arm in ONE_AT_A_TIME]
-    return [*(Afcc(arm=arm) for arm in ARMS), *(Afcc(**way) for way in WAYS.values()), *alone]
+    return [*all_arms(), *(Afcc(**way) for way in WAYS.values()), *alone]
 
 
 WAYS: dict[str, dict[str, Any]] = {

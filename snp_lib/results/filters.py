@@ -120,7 +120,7 @@ def filter_statistics(runs: Sequence[Run], *, thetas: Iterable[float] = (THETA,)
 
     Returns:
         Columns seed, network (trained, untrained), outputs (measured, outputs shuffled), block, theta, accuracy (of the layer's
-        readout) and those of :data:`snp_lib.results.stages.STATISTICS`.
+        readout) and those of ``snp_lib.results.stages.STATISTICS``.
 
     Raises:
         ValueError: a θ that is not kept.

@@ -197,7 +197,7 @@ SHORT_VGG_12 = Recipe(
     precision="auto",
     eval_every=4,
 )
-"""Our own recipe for the VGG of paper C in few epochs: its augmentation and optimiser, a cosine in place of its steps."""
+"""Our own recipe for the VGG of paper C in few epochs, with its augmentation and optimiser and a cosine in place of its steps."""
 
 
 PARK_KIM_300 = Recipe(
