@@ -156,7 +156,7 @@ class BlockLinear(nn.Module):
         """The features of one block's inputs to those of its outputs."""
         return F.linear(part, weight)
 
-    def forward(self, x: Float[Tensor, ...]) -> Float[Tensor, ...]:
+    def forward(self, x: Tensor) -> Tensor:
         axis = self.axis % x.ndim
         gathered = x.index_select(axis, self.get_buffer("columns")).split(self.widths, dim=axis) if self.widths else ()
         parts = [self.product(part, weight) for part, weight in zip(gathered, self.blocks, strict=True)]

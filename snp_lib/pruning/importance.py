@@ -2,7 +2,7 @@
 
 Both rank by a number for every weight w, its absolute value for the L1 norm (Li et al., "Pruning filters for efficient ConvNets",
 arXiv:1608.08710), w · ∂L/∂w for the first-order change of the loss L when w goes (Molchanov et al., "Importance estimation for
-neural network pruning", arXiv:1906.10771, equation 8, whose square of a sum is the importance of a filter). Gradients are of
+neural network pruning", arXiv:1906.10771, where the square of its sum is the importance of a filter). Gradients are of
 training images alone.
 """
 
