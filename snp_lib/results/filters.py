@@ -207,7 +207,8 @@ def three_units(filters: Sequence[Run], nodes: Sequence[Run], *, theta: float = 
         share: of the elements of a matrix that a unit keeps where the density is equal.
 
     Returns:
-        Columns seed, unit, network, depth (the layer over the last one), snr at θ, and at_density, with that share of ones.
+        Columns seed, unit, network, depth (the layer over the last one), snr at θ, and at_density, with that share of ones, NaN where
+        a record keeps no matrices of the untrained network.
     """
     tables = []
     wide, curves = filter_statistics(filters, thetas=(theta,)), filter_curves(filters)
@@ -219,7 +220,7 @@ def three_units(filters: Sequence[Run], nodes: Sequence[Run], *, theta: float = 
     for unit, kind in (("nodes", "ff_hidden"), ("heads", HEADS)):
         at_density = operating_curves(nodes, kinds=(kind,), counts=(ones,))
         statistics = _ends(nodes, kind, theta)
-        table = at_density.rename(columns={"snr": "at_density"}).merge(statistics, on=keys)
+        table = statistics.merge(at_density.rename(columns={"snr": "at_density"}), on=keys, how="left")
         tables.append(table.assign(unit=unit))
     whole = pd.concat(tables, ignore_index=True)
     whole["depth"] = whole.block / whole.groupby("unit").block.transform("max")
