@@ -147,7 +147,7 @@ class BlockLinear(nn.Module):
         weight = weight.masked_fill(~mask.to(device).view(*mask.shape, *[1] * (weight.ndim - 2)), 0)[rows][:, columns]
         top, left, blocks = 0, 0, []
         for height, width in form.blocks:
-            blocks.append(nn.Parameter(weight[top : top + height, left : left + width].clone()))
+            blocks.append(nn.Parameter(_laid_out(weight[top : top + height, left : left + width].clone(), layer.weight)))
             top, left = top + height, left + width
         self.blocks, self.rest = nn.ParameterList(blocks), len(weight) - top
         self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone())
@@ -235,7 +235,7 @@ def _cut(module: Any, kept: tuple[Any, ...]) -> Any:
     cut = copy.deepcopy(module)
     for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
         if tensor.ndim:
-            small = tensor.detach()[kept if name == "weight" else kept[:1]].clone()
+            small = _laid_out(tensor.detach()[kept if name == "weight" else kept[:1]].clone(), tensor)
             setattr(cut, name, nn.Parameter(small) if isinstance(tensor, nn.Parameter) else small)
     if isinstance(cut, nn.BatchNorm2d):
         cut.num_features = len(cut.weight)
@@ -244,6 +244,12 @@ def _cut(module: Any, kept: tuple[Any, ...]) -> Any:
         setattr(cut, outputs, cut.weight.shape[0])
         setattr(cut, inputs, cut.weight.shape[1])
     return cut
+
+
+def _laid_out(tensor: Tensor, like: Tensor) -> Tensor:
+    """The tensor in memory as another one is, since convolutions are fast in one layout."""
+    last = like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last)
+    return tensor.contiguous(memory_format=torch.channels_last) if last else tensor
 
 
 def _components(ones: Bool[np.ndarray, "output input"]) -> list[Block]:
