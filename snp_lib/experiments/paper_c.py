@@ -74,7 +74,7 @@ def efficientnet(scale: Scale, seed: int) -> Experiment:
     if scale == "medium":
         return base
     digits: dict[str, Any] = {"image_size": 16, "in_channels": 1, "narrowing": 8, "depth_share": 0.3}
-    return replace(base, dataset_size=16, model_options=digits, recipe=replace(SMOKE_VGG_3, epochs=2, eval_every=2))
+    return replace(base, dataset_size=16, model_options=digits, recipe=replace(SMOKE_VGG_3, epochs=1, eval_every=1))
 
 
 COST: dict[Scale, str] = {
