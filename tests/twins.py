@@ -49,6 +49,32 @@ def noise(binary: np.ndarray) -> int:
     return int(binary.sum()) - sum(len(cluster) ** 2 for cluster in clusters(binary))
 
 
+def released_filter(matrix: np.ndarray, threshold: float) -> tuple[list[list[int]], int, int]:
+    """Clusters and both noises of one filter, step by step as the released code of paper C takes them.
+
+    The second noise is counted in the columns of the labels in clusters, after the squares of the clusters are cleared.
+    """
+    labels, largest = len(matrix), matrix.max()
+    left = [[int((matrix[i][j] / largest if largest else matrix[i][j]) > threshold) for j in range(labels)] for i in range(labels)]
+    diagonal = [i for i in range(labels) if left[i][i] == 1]
+    found: list[list[int]] = []
+    while diagonal:
+        cluster = [diagonal[0]]
+        for label in diagonal[1:]:
+            grown = [*cluster, label]
+            if sum(left[i][j] for i in grown for j in grown) == len(grown) ** 2:
+                cluster = grown
+        found.append(cluster)
+        diagonal = [label for label in diagonal if label not in cluster]
+    for cluster in found:
+        for i in cluster:
+            for j in cluster:
+                left[i][j] = 0
+    noise = sum(left[i][j] for i in range(labels) for j in range(labels))
+    columns = sum(left[i][j] for cluster in found for j in cluster for i in range(labels))
+    return found, noise, columns
+
+
 def andc(sets: dict[str, np.ndarray], model: CCT) -> dict[str, Tensor]:
     """The masks of ANDC weight by weight, with sets of labels."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from snp_lib.experiments import elsewhere, paper_a, paper_b, paper_d, text
+from snp_lib.experiments import elsewhere, paper_a, paper_b, paper_c, paper_d, text
 from snp_lib.experiments.experiment import SCALES, Entry, Experiment, Scale
 
 
@@ -34,7 +34,14 @@ def get(name: str, scale: Scale, seed: int) -> Experiment:
     return CATALOGUE[name].build(scale, seed)
 
 
-CATALOGUE: dict[str, Entry] = {**paper_a.ENTRIES, **elsewhere.ENTRIES, **paper_b.variants(), **paper_d.ENTRIES, **text.ENTRIES}
+CATALOGUE: dict[str, Entry] = {
+    **paper_a.ENTRIES,
+    **elsewhere.ENTRIES,
+    **paper_b.variants(),
+    **paper_c.ENTRIES,
+    **paper_d.ENTRIES,
+    **text.ENTRIES,
+}
 """Every experiment by name; one more paper is one more file."""
 
 SEEDS = (0, 1, 2)
@@ -51,6 +58,7 @@ SETS: dict[str, tuple[tuple[str, int], ...]] = {
         *((name, seed) for seed in SEEDS for name in paper_b.variants() if name not in _VARIANTS),
     ),
     "elsewhere": tuple((name, seed) for seed in SEEDS for name in ("vit", "resnet", "cct-prenorm", "flowers")),
+    "filters": tuple((name, seed) for name in paper_c.ENTRIES for seed in SEEDS),
     "stages": tuple((name, seed) for seed in SEEDS for name in paper_d.ENTRIES),
     "orders": (("cct-o1", 0), ("cct-o0", 1)),
     "curve": tuple((f"cct-e{epochs}", seed) for epochs in (30, 100, 20, 150) for seed in SEEDS),

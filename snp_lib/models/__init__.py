@@ -5,10 +5,18 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from snp_lib.models import alternet, cct, from_torchvision, text
+from snp_lib.models import alternet, cct, efficientnet, from_torchvision, text, vgg
 from snp_lib.models.sites import Family, Network as Network
 
-FAMILIES: list[Family] = [cct.FAMILY, from_torchvision.VIT, from_torchvision.RESNET, alternet.FAMILY, text.FAMILY]
+FAMILIES: list[Family] = [
+    cct.FAMILY,
+    from_torchvision.VIT,
+    from_torchvision.RESNET,
+    vgg.FAMILY,
+    efficientnet.FAMILY,
+    alternet.FAMILY,
+    text.FAMILY,
+]
 """Every family of networks; one more is one more entry."""
 
 
@@ -20,6 +28,8 @@ def create_model(name: str, *, num_classes: int, **options: Any) -> Network:
             L = 2, 4, 6, 7, 14 have the published width, heads and mlp_ratio, any other L takes those of CCT-7.
             ``vit_L_pP``, a plain ViT of L encoders on patches of P×P pixels, such as ``vit_12_p2``.
             ``resnetL``, a ResNet of L layers, such as ``resnet18``.
+            ``vgg11`` and ``vgg16``, the VGG networks of paper C.
+            ``efficientnet_b0``, EfficientNet-B0 with strides for 32 pixels.
             ``alternet_ABCD``, an AlterNet with so many attentions in its four stages, such as ``alternet_0112``.
             ``text_L``, a transformer of L encoders on words, such as ``text_4``; ``vocabulary`` and ``length`` must be given.
         num_classes: number of labels.

@@ -1,8 +1,9 @@
-"""The plain ViT and the ResNet of torchvision, sized for small images, their sites read by torchvision's feature extraction.
+"""Networks of torchvision, sized for small images, their sites read by torchvision's feature extraction: ViT, ResNet, EfficientNet.
 
 Sources: Dosovitskiy et al., "An image is worth 16x16 words", arXiv:2010.11929; He et al., "Deep residual learning for
 image recognition", arXiv:1512.03385, with the stem and, for three stages, the plan of its section 4.2 for 32-pixel
-images. Layers, initial values and forward pass are torchvision's. Only what is read, and under which name, is ours.
+images; Tan and Le, "EfficientNet", arXiv:1905.11946, table 1, with strides of our own. Layers, initial values and
+forward pass are torchvision's. Only what is read, and under which name, is ours.
 """
 
 from __future__ import annotations
@@ -110,14 +111,18 @@ class Extracted(ImageNetwork):
     the b-th residual block and its ReLU.
     """
 
-    def __init__(self, cfg: ViTConfig | ResNetConfig) -> None:
+    def __init__(self, cfg: Any) -> None:
         super().__init__()
         self.config = cfg
-        network, head, nodes = _vit(cfg) if isinstance(cfg, ViTConfig) else _resnet(cfg)
+        network, head, nodes = self.built(cfg)
         self.network = import_torchvision().models.feature_extraction.create_feature_extractor(
             network, {node: site for site, (node, _) in nodes.items()} | {head: "logits"}
         )
         self._channels = {site: channels for site, (_, channels) in nodes.items()}
+
+    def built(self, cfg: Any) -> tuple[nn.Module, str, Nodes]:
+        """The network, the name of the node of its logits, and its sites."""
+        return _vit(cfg) if isinstance(cfg, ViTConfig) else _resnet(cfg)
 
     @property
     def sites(self) -> dict[str, int]:

@@ -19,14 +19,15 @@ UnitKind = Literal["attention", "feed-forward", "convolution"]
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """A linear layer that can be pruned, between two sites whose units are its input and its output nodes.
+    """A linear layer or a convolution that can be pruned, between two sites whose units are its inputs and its outputs.
 
     Attributes:
-        inputs: site of the input nodes.
-        outputs: site of the output nodes; None: the output labels.
+        inputs: site of the input units, nodes or filters.
+        outputs: site of the output units; None: the output labels.
         block: number of the block that it belongs to, from 1; None: behind all blocks.
-        places: how often the layer is applied to one input, such as its tokens.
+        places: how often the layer is applied to one input, such as its tokens or the pixels of its map.
         activation: what stands between its output and the site ``outputs``; None: nothing.
+        parts: weights from one input unit to one output, such as the nine of a 3×3 kernel.
     """
 
     inputs: str
@@ -34,6 +35,7 @@ class Layer:
     block: int | None
     places: int
     activation: Callable[[Tensor], Tensor] | None = None
+    parts: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +158,12 @@ class Network(nn.Module):
     def parameters_before(self, block: int) -> dict[str, Tensor]:
         """The parameters that ``before`` needs, by name."""
         raise NotImplementedError(f"{type(self).__name__} cannot be cut in front of a block")
+
+    def state_before(self, block: int) -> dict[str, Tensor]:
+        """The same with the buffers of the same modules, such as the statistics of batch normalisation."""
+        parameters = self.parameters_before(block)
+        modules = {name.rpartition(".")[0] for name in parameters}
+        return parameters | {name: buffer for name, buffer in self.named_buffers() if name.rpartition(".")[0] in modules}
 
     def attention(self, hidden: Tensor, block: int) -> Tensor:
         """What a block reads to the outputs of its heads side by side, its ``mha`` site."""

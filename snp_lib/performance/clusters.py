@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Int, Num
+from jaxtyping import Bool, Float, Int, Num
 from numpy.typing import ArrayLike
 
 THETA = 0.3  # threshold of the released code of paper C
@@ -52,6 +52,13 @@ def diagonal_sets(binary: Bool[np.ndarray, "unit label label"]) -> Bool[np.ndarr
     return np.diagonal(binary, axis1=1, axis2=2).copy()
 
 
+def diagonal_shares(matrices: Float[np.ndarray, "unit label output"]) -> Float[np.ndarray, "unit label"]:
+    """Diagonal elements of each unit's matrix over its largest element, −1 for a silent unit: what exceeds θ is its diagonal set."""
+    largest = matrices.max(axis=(1, 2))[:, None]
+    diagonal = np.diagonal(matrices, axis1=1, axis2=2)
+    return np.where(largest > 0, diagonal / np.where(largest > 0, largest, 1), -1)
+
+
 def cluster_index(binary: Bool[np.ndarray, "unit label label"]) -> Int[np.ndarray, "unit label"]:
     """Cluster that each label belongs to, numbered in the order found; −1 for labels outside the diagonal set.
 
@@ -87,6 +94,16 @@ def find_clusters(binary: ArrayLike) -> list[list[int]]:
         raise ValueError(f"expected one square Boolean matrix, got {matrix.dtype} of shape {matrix.shape}")
     index = cluster_index(matrix[None])[0]
     return [np.flatnonzero(index == c).tolist() for c in range(index.max(initial=-1) + 1)]
+
+
+def column_noise(binary: Bool[np.ndarray, "unit label label"]) -> Int[np.ndarray, " unit"]:
+    """Ones outside the cluster squares in the columns of the labels that each unit recognises alone.
+
+    The second noise of the released code of paper C: what raises one of the unit's own flags for a wrong label. The first, which
+    counts the ones of all columns, is that of :class:`Summary`.
+    """
+    squares = (_sizes(cluster_index(binary)) ** 2).sum(axis=1)
+    return np.asarray(np.einsum("uij,uj->u", binary, diagonal_sets(binary), dtype=np.int64) - squares)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,19 @@ ARM_LOOKS = {
     "fresh": ("ANDC mask, fresh weights", COLORS["block"], "D:"),
 }
 
+FILTER_LOOKS = {
+    "afcc": ("AFCC", COLORS["mha"], "o-"),
+    "magnitude": ("largest weights", COLORS["ff_hidden"], "s-"),
+    "random clusters": ("five random labels a filter", COLORS["ff"], "^-"),
+    "shuffled": ("AFCC connections shuffled", CONTROL, "v:"),
+    "fresh": ("AFCC connections, fresh weights", COLORS["block"], "D:"),
+    "l1": ("connections by L1 norm", COLORS["ff_hidden"], "s-"),
+    "taylor": ("connections by Taylor", COLORS["ff"], "^-"),
+    "l1 filters": ("whole filters by L1 norm", COLORS["ff_hidden"], "s:"),
+    "taylor filters": ("whole filters by Taylor", COLORS["ff"], "^:"),
+}
+"""Looks of the arms of paper C."""
+
 FORM_LOOKS = {
     "kept": ("weights kept (no dense product reaches it)", COLORS["mha"]),
     "blocks": ("one product per block", COLORS["ff_hidden"]),
@@ -36,7 +49,8 @@ def pareto(table: pd.DataFrame, columns: Mapping[str, str]) -> Figure:
     The dashed line is the intact network, in the same column.
     """
     figure, axes = panels(len(columns))
-    shown = {arm: look for arm, look in ARM_LOOKS.items() if arm in set(table.arm)}
+    looks = FILTER_LOOKS if "afcc" in set(table.arm) else ARM_LOOKS
+    shown = {arm: look for arm, look in looks.items() if arm in set(table.arm)}
     percent = table.assign(**{column: 100 * table[column] for column in columns})
     for axis, (column, title) in zip(axes, columns.items(), strict=True):
         axis.axhline(percent[percent.arm == "dense"][column].mean(), color="black", lw=0.9, ls="--")

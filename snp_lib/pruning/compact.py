@@ -10,17 +10,18 @@ import copy
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
 from snp_lib.models.sites import Network
-from snp_lib.pruning.masks import Masks, apply_masks, layers
+from snp_lib.pruning.masks import Masks, apply_masks, connections, layers
 from snp_lib.training.sparsity import Mask
 
 Block = tuple[Int[np.ndarray, " _height"], Int[np.ndarray, " _width"]]  # its rows and its columns
@@ -28,7 +29,7 @@ Block = tuple[Int[np.ndarray, " _height"], Int[np.ndarray, " _width"]]  # its ro
 
 @dataclass(frozen=True)
 class Macs:
-    """Multiply-accumulates of one layer, or of all, per image: those per token times the tokens of an image.
+    """Multiply-accumulates of one layer, or of all, per image: those per token or pixel times the tokens or pixels of an image.
 
     Biases, and the gathering of features that blocks need, count for nothing.
     """
@@ -47,19 +48,18 @@ def macs(model: nn.Module, masks: Mapping[str, Mask]) -> dict[str, Macs]:
         TypeError: a network without layers to prune.
         ValueError: a mask of a layer that the network does not name, or of another shape.
     """
-    network, alive = _checked(model, masks), _alive(model, masks)
-    out = {}
-    for name, mask in masks.items():
+    network, alive, out = _checked(model, masks), _alive(model, masks), {}
+    for name, mask in connections(masks, model).items():
         layer, (height, width) = network.layers[name], mask.shape
         rows, columns = (
             int(alive[site].sum()) if site in alive else size for site, size in ((layer.outputs, height), (layer.inputs, width))
         )
-        blocks = _components(mask.cpu().numpy())
+        blocks, each = _components(mask.cpu().numpy()), layer.places * layer.parts  # of one connection
         out[name] = Macs(
-            dense=layer.places * height * width,
-            kept=layer.places * int(mask.sum()),
-            compact=layer.places * rows * columns,
-            blocks=layer.places * sum(len(tall) * len(wide) for tall, wide in blocks),
+            dense=each * height * width,
+            kept=layer.places * int(masks[name].sum()),
+            compact=each * rows * columns,
+            blocks=each * sum(len(tall) * len(wide) for tall, wide in blocks),
             components=len(blocks),
         )
     fields = list(Macs.__dataclass_fields__)
@@ -67,11 +67,12 @@ def macs(model: nn.Module, masks: Mapping[str, Mask]) -> dict[str, Macs]:
 
 
 def compact(model: Network, masks: Mapping[str, Mask]) -> tuple[Network, Masks]:
-    """A smaller copy of the masked network, and the masks of what is left: hidden units of dead feed-forward paths go.
+    """A smaller copy of the masked network, and the masks of what is left: hidden units of dead paths go.
 
     A hidden unit whose outgoing weights are all masked contributes nothing. One whose incoming weights are all masked
     contributes the constant activation(bias) · w_out, which moves into the bias of the layer behind. Both are removed; channels of the
-    residual stream never are, since the stream carries them on. ``model`` itself is unchanged and need not be masked yet.
+    residual stream never are, since the stream carries them on. A filter goes with its normalisation, and only where nothing reads it:
+    behind a padded convolution what it sends is no constant. ``model`` itself is unchanged and need not be masked yet.
 
     The two agree in eval mode; while training, dropout would have acted on the constants.
 
@@ -82,20 +83,21 @@ def compact(model: Network, masks: Mapping[str, Mask]) -> tuple[Network, Masks]:
     apply_masks(small, masks)
     pairs = _hidden(small)
     for site, alive in _alive(model, masks).items():
-        first, second = (small.get_submodule(name.removesuffix(".weight")) for name in pairs[site])
-        assert isinstance(first, nn.Linear)
-        assert isinstance(second, nn.Linear)
-        activation = small.layers[pairs[site][0]].activation or nn.Identity()
-        with torch.no_grad():
-            # of a unit without incoming weights; for one without outgoing weights the product is zero
-            constant = second.weight[:, ~alive].double() @ activation(first.bias[~alive].double())
-            bias = (second.bias.double() + constant).to(second.bias.dtype)
-            shrunk = _linear(first.weight[alive], first.bias[alive]), _linear(second.weight[:, alive], bias)
-        for name, layer in zip(pairs[site], shrunk, strict=True):
-            small.set_submodule(name.removesuffix(".weight"), layer)
-        for name, kept in zip(pairs[site], ((alive,), (slice(None), alive)), strict=True):
+        first, second = pairs[site]
+        units = alive.repeat_interleave(small.layers[second].parts) if small.get_parameter(second).ndim == 2 else alive
+        if isinstance(writer := _module(small, first), nn.Linear):
+            reader, activation = _module(small, second), small.layers[first].activation or nn.Identity()
+            with torch.no_grad():
+                # of a unit without incoming weights; for one without outgoing weights the product is zero
+                constant = reader.weight[:, ~alive].double() @ activation(writer.bias[~alive].double())
+                reader.bias.copy_(reader.bias.double() + constant)
+        for name, kept in ((first, (alive,)), (second, (slice(None), units))):
+            small.set_submodule(name.removesuffix(".weight"), _cut(_module(small, name), kept))
             if name in masks:
-                left[name] = masks[name][kept]
+                left[name] = left[name][kept]
+        norm = f"{first.removesuffix('.conv.weight')}.norm"
+        if not isinstance(writer, nn.Linear) and norm in dict(small.named_modules()):
+            small.set_submodule(norm, _cut(small.get_submodule(norm), (alive,)))
     return small.train(model.training), left
 
 
@@ -127,43 +129,64 @@ class BlockLinear(nn.Module):
     """A masked linear layer as one small dense product per block: features (…, input) to features (…, output).
 
     Args:
-        linear: the layer; its weights outside the mask are left out, whatever they are.
-        mask: which weights are kept.
+        layer: its weights outside the mask are left out, whatever they are.
+        mask: which weights are kept, of a convolution which connections.
     """
 
-    def __init__(self, linear: nn.Linear, mask: Bool[Tensor, "output input"]) -> None:
+    axis = -1  # of the units
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d, mask: Bool[Tensor, "output input"]) -> None:
         super().__init__()
-        ones, device = mask.cpu().numpy(), linear.weight.device
+        ones, device, weight = mask.cpu().numpy(), layer.weight.device, layer.weight.detach()
         form = _form(ones, _components(ones))
-        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.out_features, self.in_features = mask.shape
         self.widths = [width for _, width in form.blocks]
         rows, columns = torch.from_numpy(form.rows).to(device), torch.from_numpy(form.columns).to(device)
         self.register_buffer("columns", columns[: sum(self.widths)])
         self.register_buffer("places", rows.argsort())  # of every output among the rows in block order
-        weight = linear.weight.detach().masked_fill(~mask.to(device), 0)[rows][:, columns]
+        weight = weight.masked_fill(~mask.to(device).view(*mask.shape, *[1] * (weight.ndim - 2)), 0)[rows][:, columns]
         top, left, blocks = 0, 0, []
         for height, width in form.blocks:
-            blocks.append(nn.Parameter(weight[top : top + height, left : left + width].clone()))
+            blocks.append(nn.Parameter(_laid_out(weight[top : top + height, left : left + width].clone(), layer.weight)))
             top, left = top + height, left + width
-        self.blocks, self.rest = nn.ParameterList(blocks), linear.out_features - top
-        self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach().clone())
+        self.blocks, self.rest = nn.ParameterList(blocks), len(weight) - top
+        self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone())
 
-    def forward(self, x: Float[Tensor, "*batch input"]) -> Float[Tensor, "*batch output"]:
-        gathered = x.index_select(-1, self.get_buffer("columns")).split(self.widths, dim=-1) if self.widths else ()
-        parts = [F.linear(part, weight) for part, weight in zip(gathered, self.blocks, strict=True)]
-        parts.append((parts[0] if parts else x).new_zeros(*x.shape[:-1], self.rest))
-        out = torch.cat(parts, dim=-1).index_select(-1, self.get_buffer("places"))
-        return out if self.bias is None else out + self.bias.to(out.dtype)
+    def product(self, part: Tensor, weight: Tensor) -> Tensor:
+        """The features of one block's inputs to those of its outputs."""
+        return F.linear(part, weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        axis = self.axis % x.ndim
+        gathered = x.index_select(axis, self.get_buffer("columns")).split(self.widths, dim=axis) if self.widths else ()
+        parts = [self.product(part, weight) for part, weight in zip(gathered, self.blocks, strict=True)]
+        like = parts[0] if parts else x
+        parts.append(like.new_zeros(*like.shape[:axis], self.rest, *like.shape[axis + 1 :]))
+        out = torch.cat(parts, dim=axis).index_select(axis, self.get_buffer("places"))
+        return out if self.bias is None else out + self.bias.to(out.dtype).view(-1, *[1] * (x.ndim - 1 - axis))
+
+
+class BlockConvolution(BlockLinear):
+    """The same for a convolution of stride one: maps (N, input, h, w) to maps (N, output, h, w)."""
+
+    axis = 1
+
+    def __init__(self, layer: nn.Conv2d, mask: Bool[Tensor, "output input"]) -> None:
+        super().__init__(layer, mask)
+        self.out_channels, self.padding = layer.out_channels, layer.padding
+
+    def product(self, part: Tensor, weight: Tensor) -> Tensor:
+        return F.conv2d(part, weight, padding=self.padding)
 
 
 def blocked(model: Network, masks: Mapping[str, Mask]) -> Network:
-    """A copy of the network whose masked layers are :class:`BlockLinear`; errors as for :func:`macs`."""
+    """A copy of the network whose masked layers are :class:`BlockLinear` or :class:`BlockConvolution`; errors as for :func:`macs`."""
     network = copy.deepcopy(_checked(model, masks))
+    connected = connections(masks, network)
     for name, mask in masks.items():
-        path = name.removesuffix(".weight")
-        linear = network.get_submodule(path)
-        assert isinstance(linear, nn.Linear)
-        network.set_submodule(path, BlockLinear(linear, mask))
+        layer = _module(network, name)
+        block = BlockLinear(layer, mask) if isinstance(layer, nn.Linear) else BlockConvolution(layer, connected[name])
+        network.set_submodule(name.removesuffix(".weight"), block)
     return network.train(model.training)
 
 
@@ -189,22 +212,44 @@ def _hidden(model: Network) -> dict[str, tuple[str, str]]:
 
 
 def _alive(model: nn.Module, masks: Mapping[str, Mask]) -> dict[str, Bool[Tensor, " hidden"]]:
-    """Hidden site to its units with an incoming and an outgoing weight, where one of its two layers has a mask."""
-    out = {}
-    for site, (first, second) in _hidden(_checked(model, masks)).items():
+    """Hidden site to its units that stay, where one of its two layers has a mask: those with an outgoing weight and, between
+    linear layers, with an incoming one. What a filter without incoming weights still sends is no constant behind a padded convolution,
+    so it stays."""
+    out, network, connected = {}, _checked(model, masks), connections(masks, model)
+    for site, (first, second) in _hidden(network).items():
         if first in masks or second in masks:
             every = torch.ones(len(model.get_parameter(first)), dtype=torch.bool)
-            reached = masks[first].any(1).cpu() if first in masks else every
-            out[site] = reached & (masks[second].any(0).cpu() if second in masks else every)
+            folds = network.layers[first].parts == network.layers[second].parts == 1
+            reached = connected[first].any(1).cpu() if first in masks and folds else every
+            out[site] = reached & (connected[second].any(0).cpu() if second in masks else every)
     return out
 
 
-def _linear(weight: Float[Tensor, "output input"], bias: Float[Tensor, " output"]) -> nn.Linear:
-    """A linear layer of these values, of any size: torch itself warns when it initialises an empty one."""
-    layer = nn.Linear(1, 1)
-    layer.out_features, layer.in_features = weight.shape
-    layer.weight, layer.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
-    return layer
+def _module(network: nn.Module, name: str) -> Any:
+    """The module of a weight."""
+    return network.get_submodule(name.removesuffix(".weight"))
+
+
+def _cut(module: Any, kept: tuple[Any, ...]) -> Any:
+    """A copy of a layer or a normalisation with these rows and columns of its weight, and these entries of all else it holds."""
+    cut = copy.deepcopy(module)
+    for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+        if tensor.ndim:
+            small = _laid_out(tensor.detach()[kept if name == "weight" else kept[:1]].clone(), tensor)
+            setattr(cut, name, nn.Parameter(small) if isinstance(tensor, nn.Parameter) else small)
+    if isinstance(cut, nn.BatchNorm2d):
+        cut.num_features = len(cut.weight)
+    else:
+        outputs, inputs = ("out_features", "in_features") if isinstance(cut, nn.Linear) else ("out_channels", "in_channels")
+        setattr(cut, outputs, cut.weight.shape[0])
+        setattr(cut, inputs, cut.weight.shape[1])
+    return cut
+
+
+def _laid_out(tensor: Tensor, like: Tensor) -> Tensor:
+    """The tensor in memory as another one is, since convolutions are fast in one layout."""
+    last = like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last)
+    return tensor.contiguous(memory_format=torch.channels_last) if last else tensor
 
 
 def _components(ones: Bool[np.ndarray, "output input"]) -> list[Block]:

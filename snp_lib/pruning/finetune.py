@@ -41,6 +41,7 @@ def finetune(
     *,
     encoder: int,
     seed: int,
+    moving: bool = False,
     deadline: float = math.inf,
     progress: bool = True,
 ) -> dict[str, list[float]]:
@@ -48,13 +49,16 @@ def finetune(
 
     What lies before that encoder is the same for all, frozen and in eval mode, and on a CPU is computed once a step for all. Otherwise
     each network is trained as :func:`snp_lib.training.train` would with these masks and the part before frozen: same
-    order of the inputs, same augmentation, same seeds of dropout. The optimisers start afresh.
+    order of the inputs, same augmentation, same seeds of dropout. The optimisers start afresh. Parameters of the networks that
+    require no gradient stay as they are too.
 
     Args:
         model: the network that all share before the encoder; left unchanged.
         networks: by name; their weights before the encoder must be those of ``model``.
         masks: by the same names; weights outside are zero from the start to the end.
         encoder: the first that is trained, counted from 1; 1 leaves only the tokeniser frozen.
+        moving: the frozen part runs in training mode, so that its batch normalisation sees batches and its statistics move, as in
+            the released code of paper C; afterwards each network has them.
 
     Raises:
         ValueError: names that differ, a network that is another one before the encoder, masks that do not fit or reach
@@ -73,7 +77,9 @@ def finetune(
         if reaching := [key for key in masks[name] if key in shared]:
             raise ValueError(f"the masks of {name} reach before encoder {encoder}: {reaching[0]}")
     device = next(model.parameters()).device
-    if execution.capturable(device):
+    if moving:
+        model = copy.deepcopy(model)
+    if execution.capturable(device) and not moving:
         return _one_by_one(model, networks, masks, dataset, recipe, encoder, seed, deadline, progress)
     trainings: dict[str, Training] = {}
     for name, network in networks.items():
@@ -85,6 +91,7 @@ def finetune(
     first = next(iter(trainings.values()))  # all see the same inputs in the same order
     bar = tqdm(total=recipe.epochs * first.steps, desc="fine-tuning", unit="step", disable=not progress, leave=False)
     with StopRequests() as requests, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), evaluating(model), bar:
+        model.train(moving)
         for _ in range(recipe.epochs):
             for inputs, targets in first.batches():
                 with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=first.bfloat16):
@@ -98,6 +105,8 @@ def finetune(
                 training.check()
                 training.finish_epoch()
     for network in networks.values():
+        if moving:
+            network.load_state_dict(model.state_before(encoder), strict=False)
         network.eval()
     return {name: [row["train_loss"] for row in training.history] for name, training in trainings.items()}
 
@@ -117,6 +126,8 @@ def _one_by_one(
     device, losses = next(model.parameters()).device, {}
     held = {name: torch.ones_like(mask) for each in masks.values() for name, mask in each.items()}
     training = Training(copy.deepcopy(model), dataset, recipe, seed, device, "", None, held)
+    for parameter, like in zip(training.model.parameters(), next(iter(networks.values()), model).parameters(), strict=True):
+        parameter.requires_grad_(like.requires_grad)
     front = lowered(model) if training.bfloat16 else model
 
     def logits(network: nn.Module, inputs: Tensor) -> Tensor:

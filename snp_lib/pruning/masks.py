@@ -5,12 +5,18 @@ between two nodes stays when both recognise a common label, D_i ∩ D_j ≠ ∅;
 when j ∈ D_i. Biases stay. The threshold θ of the diagonal sets D sets the density: a larger θ shrinks every D, so its
 mask is a subset of that of a smaller θ.
 
+Between filters the same rule is AFCC (paper C, arXiv:2501.12880, the README of its released code): two filters of
+consecutive layers stay connected, by all weights of the kernel between them, when a cluster of one and a cluster of the
+other share a label; the union of a filter's clusters is its D. A filter without a cluster loses every connection. The
+released script takes the number of a cluster for that of its filter, which is right only where each filter has one cluster.
+
 The controls keep as many weights in every layer as the mask they are compared with (``like``). The fourth of them,
 training from scratch, is the method's own mask on a freshly initialised network.
 """
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 
@@ -62,11 +68,14 @@ def andc(sets: Sets, model: nn.Module, *, encoders: Sequence[int] | None = None,
     return _connect(sets, model, layers(model, encoders=encoders, classifier=classifier))
 
 
-def random_clusters(sets: Sets, model: nn.Module, like: Mapping[str, Mask], *, seed: int) -> Masks:
-    """The rule of ANDC on random labels, with as many weights in every layer as ``like``.
+def random_clusters(sets: Sets, model: nn.Module, like: Mapping[str, Mask], *, seed: int, labels: int | None = None) -> Masks:
+    """The rule of ANDC on random labels, with as many connections in every layer as ``like``.
 
-    The sets are those of :func:`random_sets`. Where their mask keeps more or fewer weights than ``like``, as many as the
+    The sets are those of :func:`random_sets`. Where their mask keeps more or fewer connections than ``like``, as many as the
     difference are cleared or set, drawn at random: the fewest changes that make the counts equal (defined here).
+
+    Args:
+        labels: of every unit; None: as many as it has in ``sets``.
 
     Raises:
         ValueError: ``like`` masks something else than the layers of ANDC; else as for :func:`andc`.
@@ -75,17 +84,18 @@ def random_clusters(sets: Sets, model: nn.Module, like: Mapping[str, Mask], *, s
     known = layers(model)
     if unknown := [name for name in like if name not in known]:
         raise ValueError(f"random clusters are not defined for {unknown[0]!r}; they are for {', '.join(known)}")
-    drawn = _connect(random_sets(sets, seed=seed), model, {name: known[name] for name in like})
+    chosen = {name: known[name] for name in like}
+    drawn, wanted = connections(_connect(random_sets(sets, seed=seed, labels=labels), model, chosen), model), connections(like, model)
     for name, mask in drawn.items():
-        flat, surplus = mask.view(-1), int(mask.sum() - like[name].sum())
+        flat, surplus = mask.view(-1), int(mask.sum() - wanted[name].sum())
         candidates = (flat == (surplus > 0)).nonzero().squeeze(1)
         order = torch.randperm(len(candidates), generator=_generator(seed, f"random clusters {name}"))
         flat[candidates[order[: abs(surplus)]]] = surplus < 0
-    return drawn
+    return whole_connections(drawn, model)
 
 
-def random_sets(sets: Sets, *, seed: int) -> dict[str, Bool[np.ndarray, "_unit label"]]:
-    """Random labels for every unit, as many as it has in ``sets``, evenly spread over the labels of each site.
+def random_sets(sets: Sets, *, seed: int, labels: int | None = None) -> dict[str, Bool[np.ndarray, "_unit label"]]:
+    """Random labels for every unit, as many as it has in ``sets`` or ``labels``, evenly spread over the labels of each site.
 
     Units take turns in random order; each takes the labels taken least often so far, ties drawn at random. So the
     numbers of units of any two labels differ by one at most (defined here; the released control of paper C spreads five
@@ -96,7 +106,7 @@ def random_sets(sets: Sets, *, seed: int) -> dict[str, Bool[np.ndarray, "_unit l
         rng = np.random.default_rng([seed, zlib.crc32(site.encode())])
         taken, drawn = np.zeros(own.shape[1], dtype=int), np.zeros_like(own)
         for unit in rng.permutation(len(own)):
-            rarest = np.lexsort((rng.random(len(taken)), taken))[: own[unit].sum()]
+            rarest = np.lexsort((rng.random(len(taken)), taken))[: own[unit].sum() if labels is None else labels]
             drawn[unit, rarest] = True
             taken[rarest] += 1
         out[site] = drawn
@@ -121,13 +131,48 @@ def magnitude(model: nn.Module, like: Mapping[str, Mask]) -> Masks:
     return out
 
 
-def shuffled(like: Mapping[str, Mask], *, seed: int) -> Masks:
-    """The entries of every mask in random order: the same number of ones, without any structure."""
+def shuffled(like: Mapping[str, Mask], *, seed: int, model: nn.Module | None = None) -> Masks:
+    """The entries of every mask in random order: the same number of ones, without any structure.
+
+    Args:
+        model: whose connections stay whole, all weights of a kernel together; None: every weight for itself.
+    """
+    if model is not None:
+        return whole_connections(shuffled(connections(like, model), seed=seed), model)
     out = {}
     for name, mask in like.items():
         order = torch.randperm(mask.numel(), generator=_generator(seed, f"shuffled {name}"))
         out[name] = mask.flatten()[order].view(mask.shape)
     return out
+
+
+def connections(masks: Mapping[str, Mask], model: nn.Module) -> Masks:
+    """Masks of weights to masks (output, input) of units: a connection is there where any of its weights is.
+
+    Raises:
+        ValueError: a mask of no layer that can be pruned.
+        TypeError: a network without layers to prune.
+    """
+    return {name: mask.reshape(grouped(name, mask.shape, model)).any(2) for name, mask in masks.items()}
+
+
+def whole_connections(connected: Mapping[str, Mask], model: nn.Module) -> Masks:
+    """Masks (output, input) of units to masks of weights, all of a connection alike; errors as for :func:`connections`."""
+    shapes = {name: model.get_parameter(name).shape for name in connected}
+    parts = {name: grouped(name, shape, model)[2] for name, shape in shapes.items()}
+    return {name: mask.unsqueeze(2).expand(-1, -1, parts[name]).reshape(shapes[name]) for name, mask in connected.items()}
+
+
+def grouped(name: str, shape: Sequence[int], model: nn.Module) -> tuple[int, int, int]:
+    """Output units, input units, and weights between two of them: those of a kernel, or of the places of a map, stand side by side.
+
+    Raises:
+        ValueError: a name of no layer that can be pruned.
+        TypeError: a network without layers to prune.
+    """
+    if name not in (known := layers(model)):
+        raise ValueError(f"{name!r} is no layer between units; those are {', '.join(known)}")
+    return shape[0], math.prod(shape[1:]) // known[name].parts, known[name].parts
 
 
 def apply_masks(model: nn.Module, masks: Mapping[str, Mask]) -> None:
@@ -145,13 +190,15 @@ def density(masks: Mapping[str, Mask]) -> dict[str, float]:
 
 def _connect(sets: Sets, model: nn.Module, chosen: Mapping[str, Layer]) -> Masks:
     """The rule, layer by layer."""
-    return {name: _mask(sets, layer, name, tuple(model.get_parameter(name).shape)) for name, layer in chosen.items()}
+    sizes = {name: grouped(name, model.get_parameter(name).shape, model)[:2] for name in chosen}
+    return whole_connections({name: _common(sets, layer, name, sizes[name]) for name, layer in chosen.items()}, model)
 
 
-def _mask(sets: Sets, layer: Layer, name: str, shape: tuple[int, ...]) -> Bool[Tensor, "output input"]:
-    inputs = _labels(sets, layer.inputs, units=shape[1])
+def _common(sets: Sets, layer: Layer, name: str, size: tuple[int, int]) -> Bool[Tensor, "output input"]:
+    """Whether two units share a label."""
+    inputs = _labels(sets, layer.inputs, units=size[1])
     # an output recognises its own label
-    outputs = torch.eye(shape[0]) if layer.outputs is None else _labels(sets, layer.outputs, units=shape[0])
+    outputs = torch.eye(size[0]) if layer.outputs is None else _labels(sets, layer.outputs, units=size[0])
     if inputs.shape[1] != outputs.shape[1]:
         raise ValueError(f"{name} joins sets over {inputs.shape[1]} labels ({layer.inputs}) and {outputs.shape[1]} labels")
     return outputs @ inputs.T > 0  # common labels, counted: whole numbers, exact in float32

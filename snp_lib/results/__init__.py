@@ -10,8 +10,10 @@ from typing import Any
 
 from snp_lib.experiments import Experiment
 from snp_lib.results import (
+    afcc,
     attention,
     baselines,
+    filters,
     fourier,
     heads,
     hessian,
@@ -41,6 +43,8 @@ MEASUREMENTS: dict[str, Callable[[Run], Sequence[Measurement]]] = {
     "macroscopic": macroscopic.macroscopic_of,
     "latency": latency.latency_of,
     "symmetry": order_parameter.starts_of,
+    "filters": filters.filters_of,
+    "afcc": afcc.afcc_of,
     "fourier": fourier.fourier_of,
     "noise": fourier.noise_of,
     "variance": variance.variance_of,

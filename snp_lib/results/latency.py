@@ -16,7 +16,11 @@ from snp_lib import latency
 from snp_lib.analysis.committee import SoftCommittee
 from snp_lib.experiments import Scale
 from snp_lib.machine import choose_device
+from snp_lib.models import Network
 from snp_lib.pruning import blocked, compact
+from snp_lib.pruning.masks import Masks
+from snp_lib.results import afcc
+from snp_lib.results.filters import reads_filters
 from snp_lib.results.pruning import THETAS, masks_of
 from snp_lib.results.setting import Measurement, Setting
 from snp_lib.store import Run
@@ -81,14 +85,21 @@ class PrunedLatency(Timing):
     def _thetas(self, run: Run) -> tuple[float, ...]:
         return self.thetas or THETAS[run.experiment.scale]
 
+    def _limit(self, run: Run) -> float:
+        """Seconds for each batch size."""
+        return self.seconds or SECONDS[run.experiment.scale]
+
+    def _masks(self, run: Run, theta: float, network: Network) -> Masks:
+        return masks_of(run, "andc", theta, network)
+
     def compute(self, setting: Setting) -> Arrays:
         run, thetas = setting.run, self._thetas(setting.run)
         dense = run.network(0)  # any weights will do
         networks: dict[str, nn.Module] = {"dense": dense}
         for theta in thetas:
-            masks = masks_of(run, "andc", theta, dense)
+            masks = self._masks(run, theta, dense)
             networks |= {f"compact {theta:g}": compact(dense, masks)[0], f"blocks {theta:g}": blocked(dense, masks)}
-        limit, device = self.seconds or SECONDS[run.experiment.scale], choose_device(self.device)
+        limit, device = self._limit(run), choose_device(self.device)
         timed = [latency.compare(networks, batch, device, limit=limit) for batch in self.batches]
 
         def triple(spread: latency.Spread) -> list[float]:
@@ -103,6 +114,24 @@ class PrunedLatency(Timing):
             "passes": np.array([each.reference.passes for each in timed]),
             "threads": np.array([torch.get_num_threads()]),
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterLatency(PrunedLatency):
+    """The same of a network of convolutions pruned by AFCC; its filters must have been measured."""
+
+    @property
+    def what(self) -> str | None:
+        return "latency"
+
+    def _thetas(self, run: Run) -> tuple[float, ...]:
+        return self.thetas or afcc.THETAS[run.experiment.scale]
+
+    def _limit(self, run: Run) -> float:
+        return super()._limit(run) / 4  # a pass takes a fraction of a transformer's
+
+    def _masks(self, run: Run, theta: float, network: Network) -> Masks:
+        return afcc.connected_by_clusters(run, theta, network)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +189,9 @@ class Comparison(Timing):
 
 
 def latency_of(run: Run) -> list[Measurement]:
-    """What a run has for chapter A5: the latency of its pruned forms."""
+    """What a run has for chapters A5 and C3: the latency of its pruned forms."""
+    if reads_filters(run):
+        return [FilterLatency()]
     return [] if run.experiment.lean or not run.prunable else [PrunedLatency()]
 
 
@@ -171,7 +202,8 @@ def pruned_latency(runs: Sequence[Run], *, thetas: Sequence[float] | None = None
         Columns seed, batch, form (``compact``, ``blocks`` or ``dense``, which is the dense network once more and shows the
         noise), theta (NaN for dense); ratio, low and high, the median, 5th and 95th percentile over rounds.
     """
-    rows, timing = [], PrunedLatency(thetas=None if thetas is None else tuple(thetas), device=device)
+    kind = FilterLatency if reads_filters(runs[0]) else PrunedLatency
+    rows, timing = [], kind(thetas=None if thetas is None else tuple(thetas), device=device)
     for run in runs:
         arrays = timing.read(run)
         for b, batch in enumerate(arrays["batches"]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from snp_lib.experiments import Scale, initial_model
 from snp_lib.models import Network
 from snp_lib.performance.statistics import half_width
 from snp_lib.pruning import block_permutation, finetune, macs, prune, shared_logits
-from snp_lib.pruning.masks import density
+from snp_lib.pruning.masks import Masks, density
 from snp_lib.results.arms import RULES as RULES, all_arms as all_arms, masks_of as masks_of
 from snp_lib.results.setting import Measurement, Setting
 from snp_lib.results.tuning import FineTuning as FineTuning, Rate, tuning_of as tuning_of
@@ -37,18 +37,30 @@ THETAS: dict[Scale, tuple[float, ...]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pruning(Measurement):
+class PruningArm(Measurement):
+    """What is kept of a network pruned in one way, at every θ, in arrays that :func:`table_of` reads.
+
+    Arrays by name: ``thetas`` (θ,); ``density`` (θ, layer), of every pruned layer, and ``total`` (θ,) of all of them;
+    ``before`` and ``after`` (θ, 2), top-1 and top-5 accuracy in [0, 1] (``after`` only where there is fine-tuning);
+    ``macs`` (θ, 4) of the pruned layers as they are named in ``COSTS``.
+
+    Attributes:
+        arm: the method or a control.
+    """
+
+    arm: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruning(PruningArm):
     """Accuracy on the test split of the pruned run before and after fine-tuning, and what is left of it, at every θ.
 
     Fine-tuned is everything from the pruned encoder on (all encoders: everything but the tokeniser), the same for every
     arm; ``fresh`` starts there from weights drawn anew, ``dense`` is the intact network under the same fine-tuning.
 
-    Arrays by name: ``thetas`` (θ,); ``density`` (θ, layer), of every pruned layer, and ``total`` (θ,) of all of them;
-    ``before`` and ``after`` (θ, 2), top-1 and top-5 accuracy in [0, 1] (``after`` only where there is fine-tuning);
-    ``macs`` (θ, 4) of the pruned layers as they are named in ``COSTS``; ``lr_share`` (), where the rate was chosen.
+    Arrays by name: those of :class:`PruningArm`; ``lr_share`` (), where the rate was chosen.
 
     Attributes:
-        arm: the method or a control.
         encoder, classifier: as for :func:`snp_lib.results.arms.masks_of`.
         thetas: thresholds of the diagonal sets, which set the density; ``dense`` has one result for all. None: those of
             the scale, see ``THETAS``.
@@ -59,7 +71,6 @@ class Pruning(Measurement):
         StoreError: the weights of the run are not here, or what is stored is damaged.
     """
 
-    arm: str
     encoder: int | None = None
     classifier: bool = True
     thetas: tuple[float, ...] | None = None
@@ -87,31 +98,15 @@ class Pruning(Measurement):
         run, model, start = setting.run, setting.network, self.encoder or 1
         if not 1 <= start <= run.depth:
             raise ValueError(f"no encoder {self.encoder} to prune: this model has encoders 1 to {run.depth}")
-        thetas, tuning, test = self._thetas(run), self._tuning(run), setting.dataset.test
+        thetas, tuning = self._thetas(run), self._tuning(run)
         masks = {f"{theta:g}": masks_of(run, self.arm, theta, model, encoder=self.encoder, classifier=self.classifier) for theta in thetas}
-        begin = _fresh_behind(run, model, start) if self.arm == "fresh" else model
+        begin = fresh_behind(run, model, start) if self.arm == "fresh" else model
         networks = {name: prune(begin, each) for name, each in masks.items()}
 
         def accuracies() -> np.ndarray:
-            logits = shared_logits(
-                model, networks, test, setting.prepare, encoder=start, bfloat16=setting.bfloat16, progress=setting.progress
-            )
-            return np.array(
-                [
-                    [accuracy(each, test.labels), top_accuracy(each, test.labels, min(5, setting.dataset.num_classes))]
-                    for each in logits.values()
-                ]
-            )
+            return accuracies_of(setting, model, networks, start)
 
-        densities = [density(each) for each in masks.values()]
-        costs = [macs(model, each)["total"] for each in masks.values()]
-        arrays = {
-            "thetas": np.array(thetas),
-            "density": np.array([[of_layer[name] for name in each] for of_layer, each in zip(densities, masks.values(), strict=True)]),
-            "total": np.array([of_layer["total"] for of_layer in densities]),
-            "macs": np.array([[getattr(cost, name) for name in COSTS] for cost in costs]),
-            "before": accuracies(),
-        }
+        arrays = what_is_left(model, masks.values()) | {"thetas": np.array(thetas), "before": accuracies()}
         if tuning.epochs:
             share, seed = tuning.lr_share, run.experiment.seed
             if share is None:
@@ -123,6 +118,24 @@ class Pruning(Measurement):
             finetune(model, networks, masks, few, recipe, encoder=start, seed=seed, progress=setting.progress)
             arrays["after"] = accuracies()
         return arrays
+
+
+def accuracies_of(setting: Setting, model: Network, networks: Mapping[str, Network], encoder: int) -> np.ndarray:
+    """Top-1 and top-5 accuracy on the test split (network, 2) of networks that share with ``model`` what lies before an encoder."""
+    test, options = setting.dataset.test, {"bfloat16": setting.bfloat16, "progress": setting.progress}
+    logits = shared_logits(model, networks, test, setting.prepare, encoder=encoder, **options)
+    most = min(5, setting.dataset.num_classes)
+    return np.array([[accuracy(each, test.labels), top_accuracy(each, test.labels, most)] for each in logits.values()])
+
+
+def what_is_left(model: Network, masks: Collection[Masks]) -> Arrays:
+    """The arrays ``density``, ``total`` and ``macs`` of :class:`PruningArm`."""
+    densities, costs = [density(each) for each in masks], [macs(model, each)["total"] for each in masks]
+    return {
+        "density": np.array([[of_layer[name] for name in each] for of_layer, each in zip(densities, masks, strict=True)]),
+        "total": np.array([of_layer["total"] for of_layer in densities]),
+        "macs": np.array([[getattr(cost, name) for name in COSTS] for cost in costs]),
+    }
 
 
 def prunings(
@@ -155,11 +168,11 @@ def encoders_alone(depth: int) -> list[Pruning]:
     return [*itertools.chain(*pieces), *prunings(arms=UNTUNED_ARMS, encoder=depth, classifier=False, tuning=untuned)]
 
 
-def _fresh_behind(run: Run, model: Network, encoder: int) -> Network:
+def fresh_behind(run: Run, model: Network, encoder: int) -> Network:
     """The network with all weights from an encoder on as a seed initialises them, another than that of the training."""
     other = replace(run.experiment, seed=run.experiment.seed + 1000)
     drawn: Network = initial_model(other, len(run.class_names))
-    drawn.load_state_dict(drawn.state_dict() | model.parameters_before(encoder))
+    drawn.load_state_dict(drawn.state_dict() | model.state_before(encoder))
     return drawn.to(next(model.parameters()).device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload,no-any-return]
 
 
@@ -179,7 +192,11 @@ def pruned_accuracy(
         after and after_top5, test accuracy in [0, 1] before and after fine-tuning (without the last two where there is
         none); kept, compact and blocks, multiply-accumulates of the pruned layers as shares of the dense ones.
     """
-    measurements = prunings(arms=arms, encoder=encoder, classifier=classifier, thetas=thetas, tuning=tuning)
+    return table_of(runs, prunings(arms=arms, encoder=encoder, classifier=classifier, thetas=thetas, tuning=tuning))
+
+
+def table_of(runs: Sequence[Run], measurements: Sequence[PruningArm]) -> pd.DataFrame:
+    """The table of :func:`pruned_accuracy` from these measurements, one for each arm."""
     rows = []
     for run in runs:
         for measurement in measurements:

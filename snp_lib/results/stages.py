@@ -198,6 +198,11 @@ def matrices_at(arrays: Arrays, site: str, units: int) -> Float[np.ndarray, "uni
     return unit_matrices(group_units(means, units), group_units(weight, units)).numpy()
 
 
+def statistics_at_thetas(matrices: Float[np.ndarray, "unit label output"]) -> Float[np.ndarray, "theta statistic"]:
+    """Averages over the units of a site at every one of ``THETAS``, in the order of ``STATISTICS``."""
+    return _statistics([summarize(matrices, theta) for theta in THETAS])
+
+
 def _summaries(class_means: Float[Tensor, "label feature"], weight: Float[Tensor, "label feature"], units: int) -> list[Summary]:
     """What the units of a site recognise at every θ."""
     matrices = unit_matrices(group_units(class_means, units), group_units(weight, units)).numpy()

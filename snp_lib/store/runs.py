@@ -22,6 +22,7 @@ from snp_lib.machine import records_dir, runs_dir
 from snp_lib.models import Network
 from snp_lib.models.sites import depth_of, split_site
 from snp_lib.performance import group_units, unit_matrices
+from snp_lib.performance.clusters import diagonal_shares
 from snp_lib.performance.readout import Readout, make_readout
 from snp_lib.store import weights
 from snp_lib.store.disk import StoreError, replace_file, replace_folder, sha256, write_durably
@@ -207,14 +208,8 @@ class Run:
 
     @functools.cached_property
     def diagonals(self) -> dict[str, Float[np.ndarray, "unit label"]]:
-        """Diagonal elements of every node's matrix on the training split over its largest element; −1 for a silent node."""
-        shares = {}
-        for site in self.sites:
-            matrices = self.matrices(site, split="train")
-            largest = matrices.max(axis=(1, 2))[:, None]
-            diagonal = np.diagonal(matrices, axis1=1, axis2=2)
-            shares[site] = np.where(largest > 0, diagonal / np.where(largest > 0, largest, 1), -1)
-        return shares
+        """What :func:`snp_lib.performance.clusters.diagonal_shares` gives of every site on the training split."""
+        return {site: diagonal_shares(self.matrices(site, split="train")) for site in self.sites}
 
     @property
     def logits(self) -> Float[np.ndarray, "image label"]:

@@ -14,7 +14,7 @@ from snp_lib.training.recipe import Recipe
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe, *, capturable: bool = False) -> torch.optim.Optimizer:
-    """The optimiser of a recipe over every parameter of a model; each group's ``scale`` multiplies the recipe's rate.
+    """The optimiser of a recipe over every parameter of a model; see :func:`set_rate` for the rate of each group.
 
     - ``adamw``: biases and normalisation parameters are not decayed, as in the released CCT recipe.
     - ``sgd``: with Nesterov momentum; everything is decayed, as in the released code of paper C.
@@ -35,21 +35,24 @@ def make_optimizer(model: nn.Module, recipe: Recipe, *, capturable: bool = False
         if not isinstance(classifier, nn.Linear) or not recipe.lr:
             raise ValueError("head_lr needs a model whose last linear layer is named classifier, and an lr above zero")
         head = {id(p) for p in classifier.parameters()}
-    groups: dict[tuple[float, float, int], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float, int, bool], list[nn.Parameter]] = {}
     for name, p in model.named_parameters():
         decay = recipe.weight_decay if recipe.optimizer == "sgd" or p.ndim > 1 else 0.0
         scale = recipe.head_lr / recipe.lr if recipe.head_lr is not None and id(p) in head else 1.0
         if recipe.optimizer == "muon" and name not in matrices:
             decay, scale = (recipe.adam_weight_decay or 0.0) if p.ndim > 1 else 0.0, (recipe.adam_lr or 0.0) / recipe.lr
-        groups.setdefault((decay, scale, matrices.get(name, 0)), []).append(p)
+        constant = bool(recipe.head_constant) and id(p) in head
+        groups.setdefault((decay, scale, matrices.get(name, 0), constant), []).append(p)
     device = next(model.parameters()).device
 
     def rate(scale: float) -> float | Tensor:
         return torch.tensor(recipe.lr * scale, device=device) if capturable else recipe.lr * scale
 
     settings: list[dict[str, Any]] = [
-        {"params": parameters, "weight_decay": decay, "scale": scale, "lr": rate(scale)} | ({"parts": parts} if parts else {})
-        for (decay, scale, parts), parameters in groups.items()
+        {"params": parameters, "weight_decay": decay, "scale": scale, "lr": rate(scale)}
+        | ({"parts": parts} if parts else {})
+        | ({"constant": recipe.head_lr} if constant else {})
+        for (decay, scale, parts, constant), parameters in groups.items()
     ]
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(settings, lr=recipe.lr, momentum=recipe.momentum or 0.0, nesterov=bool(recipe.momentum), fused=True)
@@ -58,10 +61,16 @@ def make_optimizer(model: nn.Module, recipe: Recipe, *, capturable: bool = False
     return torch.optim.AdamW(settings, lr=recipe.lr, fused=True, capturable=capturable)
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group the rate times its scale."""
+def set_rate(optimizer: torch.optim.Optimizer, rate: float | Tensor) -> None:
+    """Give every group the rate times its ``scale``, or its ``constant`` rate; one that is a tensor keeps its memory."""
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["scale"]
+        lr = group.get("constant", rate * group["scale"])
+        if isinstance(group["lr"], Tensor) and isinstance(lr, Tensor):
+            group["lr"].copy_(lr)
+        elif isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
 
 
 def warmup_cosine(step: int, *, total: int, warmup: int, peak: float, start: float = 1e-6, end: float = 1e-5, cooldown: int = 0) -> float:

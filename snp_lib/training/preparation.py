@@ -80,7 +80,7 @@ class ImagePreparation:
 
     def augmented(self, inputs: UInt8[Tensor, "n c h w"], generator: torch.Generator) -> Float[Tensor, "n c h w"]:
         """Augmented and normalised images, without mixing: labels keep their meaning."""
-        images = inputs
+        images = inputs if self.recipe.crop_fill is None else self.normalize(inputs)  # then zeros are grey
         if self.recipe.resized_crop is not None:
             images = random_resized_crop(images, (self.recipe.resized_crop, 1.0), RATIO, generator)
         elif self.recipe.crop_padding:
@@ -89,7 +89,7 @@ class ImagePreparation:
             images = random_flip(images, generator)
         if self.policy is not None:
             images = self.policy(images, generator)
-        normal: Tensor = self.normalize(images)
+        normal: Tensor = self.normalize(images) if self.recipe.crop_fill is None else images.contiguous(memory_format=torch.channels_last)
         if self.recipe.erasing is not None:
             normal = random_erasing(normal, generator, probability=self.recipe.erasing)
         return normal

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from snp_lib.training import execution
 from snp_lib.training.execution import WARM_UP, Captured, fast_attention, lowered, refresh
-from snp_lib.training.optim import learning_rate
+from snp_lib.training.optim import learning_rate, set_rate
 from snp_lib.training.seeds import step_seed
 
 if TYPE_CHECKING:
@@ -80,9 +80,7 @@ class RecordedStep:
         parameters = [p for p in training.model.parameters() if p.requires_grad]
         for parameter, full, gradient in zip(parameters, self.gradients, gradients, strict=True):
             parameter.grad = None if gradient is None else full
-        rate = self.rates.index_select(0, self.at.view(1))[0]
-        for group in training.optimizer.param_groups:
-            group["lr"].copy_(rate * group["scale"])
+        set_rate(training.optimizer, self.rates.index_select(0, self.at.view(1))[0])
         training.update()
         refresh(self.twin, training.model)
         training.tally(loss.detach(), logits.detach(), targets, self.at)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torchvision.transforms.functional as reference
@@ -153,3 +155,20 @@ def test_the_recipe_says_which_augmentation_is_applied() -> None:
     assert torch.equal(augmented(crop_padding=0, flip=False), normalize(images))
     assert torch.equal(augmented(crop_padding=0, flip=True), normalize(random_flip(images, generator())))
     assert torch.equal(augmented(crop_padding=2, flip=False), normalize(random_crop(images, 2, generator())))
+
+
+def test_shifts_filled_with_grey_are_zero_once_scaled_and_else_the_same() -> None:
+    """The released code of paper C: scale to [−1, 1], shift with zeros, then flip."""
+    images = pictures(8, 3, 32)
+    recipe = Recipe(epochs=1, batch_size=8, lr=0.1, weight_decay=0.0, normalization="unit", crop_fill="grey")
+    found = ImagePreparation(recipe, images, 10).augmented(images, generator(3))
+    draws = generator(3)
+    shifts, flips = torch.randint(0, 9, (2, 8), generator=draws), torch.rand(8, generator=draws) < 0.5
+    for n, (image, out) in enumerate(zip(images, found, strict=True)):
+        grey = reference.pad(image.float() / 127.5 - 1, [4])
+        moved = grey[:, shifts[0, n] : shifts[0, n] + 32, shifts[1, n] : shifts[1, n] + 32]
+        torch.testing.assert_close(out, moved.flip(-1) if flips[n] else moved)
+    black = ImagePreparation(replace(recipe, crop_fill=None), images, 10).augmented(images, generator(3))
+    assert torch.equal(black[found != 0], found[found != 0])
+    assert (black[found == 0] == -1).all()
+    assert found.is_contiguous(memory_format=torch.channels_last)

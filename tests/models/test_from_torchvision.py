@@ -8,11 +8,14 @@ import pytest
 import torch
 from shared import unchecked
 from torch import Tensor, nn
+from torchvision.models.efficientnet import efficientnet_b0
 from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.models.vision_transformer import VisionTransformer
 
 from snp_lib import experiments
+from snp_lib.latency import count_macs
 from snp_lib.models import create_model
+from snp_lib.models.efficientnet import EfficientNetConfig
 from snp_lib.models.from_torchvision import Extracted, ResNetConfig, ViTConfig
 
 VIT: dict[str, Any] = {"image_size": 16, "embed_dim": 24, "num_heads": 3, "mlp_ratio": 2.0, "num_classes": 7}
@@ -90,6 +93,33 @@ def test_a_resnet_is_that_of_torchvision_and_its_sites_are_its_blocks(layers: in
     assert_same(model, plain, modules, images())
 
 
+def test_an_efficientnet_is_that_of_torchvision_with_two_strides_taken_away() -> None:
+    model = lively(create_model("efficientnet_b0", num_classes=7))
+    plain = efficientnet_b0(num_classes=7)
+    plain.features[0][0] = nn.Conv2d(3, 32, 3, 1, 1, bias=False)
+    assert plain.features[2][0].block[1][0].stride == (2, 2)
+    plain.features[2][0].block[1][0].stride = (1, 1)
+    modules: dict[str, nn.Module] = {"stem": plain.features[0]}
+    blocks = [block for stage in plain.features[1:8] for block in stage]
+    for b, block in enumerate(blocks, start=1):
+        widening = {f"block{b}.expansion": block.block[0]} if len(block.block) == 4 else {}
+        modules |= widening | {f"block{b}.depthwise": block.block[len(widening)], f"block{b}": block}
+    assert len(blocks) == 16
+    assert_same(model, plain, modules, images(32, n=2))
+
+
+def test_counts_of_efficientnet_b0() -> None:
+    model = create_model("efficientnet_b0", num_classes=100).eval()
+    assert sum(p.numel() for p in model.parameters()) == 4_135_648  # as torchvision's
+    assert count_macs(model) == 116_282_368
+    assert model(images(32, n=1), sites=["block16"])[1]["block16"].shape == (1, 320, 4, 4)
+    depthwise = {name for name, p in model.named_parameters() if p.ndim == 4 and p.shape[1] == 1}
+    assert (len(depthwise), sum(model.get_parameter(name).numel() for name in depthwise)) == (16, 182_016)
+    assert depthwise.isdisjoint(model.matrices)
+    pointwise = [name for name in model.matrices if ".fc" not in name and name != "network.features.8.0.weight"]
+    assert sum(model.get_parameter(name).numel() for name in pointwise) + 320 * 1280 == 3_146_112
+
+
 def test_a_pass_keeps_what_is_asked_for_and_nothing_else() -> None:
     model = create_model("vit_3_p4", **VIT).eval()
     _, found = model(images(), sites=["block2.ff", "block1.attention"])
@@ -134,6 +164,8 @@ def test_other_channels_and_the_same_seed(name: str) -> None:
         (ViTConfig, {"depth": 3, "patch_size": 4, "dropout": 1.0}, "dropout must lie in"),
         (ResNetConfig, {"layers": 50}, "layers must be one of 8, 10, 12, 14, 18, 20, 34, got 50"),
         (ResNetConfig, {"layers": 18, "stem_stride": 0}, "stem_stride must be a positive integer"),
+        (EfficientNetConfig, {"variant": 1}, "of the EfficientNets there is B0, not B1"),
+        (EfficientNetConfig, {"depth_share": 0.0}, r"depth_share must lie in \(0, 1\]"),
     ],
 )
 def test_shapes_that_make_no_network_are_refused(config: Any, wrong: dict[str, Any], match: str) -> None:

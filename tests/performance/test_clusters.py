@@ -12,7 +12,7 @@ from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as hnp
 
 from snp_lib.performance import Summary, binarize, find_clusters, summarize
-from snp_lib.performance.clusters import cluster_index
+from snp_lib.performance.clusters import cluster_index, column_noise, diagonal_shares
 
 
 def twin_threshold(matrix: np.ndarray, threshold: float) -> np.ndarray:
@@ -66,6 +66,26 @@ def test_a_summary_equals_the_literal_walk_of_every_unit(matrices: np.ndarray, t
     assert found.noise.tolist() == [twins.noise(binary) for binary in expected]
     assert found.diagonal.tolist() == [binary.diagonal().tolist() for binary in expected]
     assert found.silent.tolist() == [not matrix.max() > 0 for matrix in matrices]
+
+
+@given(performance(), st.sampled_from((0.0, 0.2, 0.3, 0.5)))
+def test_clusters_and_both_noises_are_those_of_the_released_code(matrices: np.ndarray, threshold: float) -> None:
+    summary, columns = summarize(matrices, threshold), column_noise(binarize(matrices, threshold))
+    for unit, matrix in enumerate(matrices):
+        if matrix.max() > 0:  # what the released code does with the others, nobody wants
+            expected = twins.released_filter(matrix, threshold)
+            assert (summary.clusters[unit], summary.noise[unit], columns[unit]) == expected
+
+
+def test_the_released_code_makes_a_filter_without_a_positive_element_all_ones() -> None:
+    matrix = -np.array([[1.0, 2.0], [3.0, 4.0]])
+    assert twins.released_filter(matrix, 0.3) == ([[0, 1]], 0, 0)
+    assert summarize(matrix[None], 0.3).clusters == [[]]
+
+
+@given(performance(), st.sampled_from((0.0, 0.2, 0.3, 0.5)))
+def test_shares_above_the_threshold_are_the_diagonal_set(matrices: np.ndarray, threshold: float) -> None:
+    assert np.array_equal(diagonal_shares(matrices) > threshold, summarize(matrices, threshold).diagonal)
 
 
 @given(hnp.arrays(np.float32, (2, 4, 4), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)))

@@ -148,6 +148,13 @@ FIGURES: dict[str, tuple[Callable[..., Figure], tuple[Any, ...], dict[str, Any],
         ["a", "b"],
     ),
     "arms": (plots.pareto, (ARMS, {"snr": "before", "accuracy": "after"}), {}, [3, 3], ["intact", "ANDC", "ANDC mask shuffled"]),
+    "arms of filters": (
+        plots.pareto,
+        (ARMS.replace({"andc": "afcc"}), {"snr": "before"}),
+        {},
+        [3],
+        ["intact", "AFCC", "AFCC connections shuffled"],
+    ),
     "forms": (
         plots.removal,
         (ARMS[ARMS.arm == "andc"],),

@@ -107,6 +107,25 @@ def test_sgd_is_torchs_with_nesterov_momentum_and_a_rate_for_the_head() -> None:
     assert sorted(group["lr"] for group in ours.param_groups) == pytest.approx([1e-4, 5e-4])
 
 
+def test_the_cut_of_the_rate_spares_a_constant_head(few_digits: Dataset) -> None:
+    recipe = replace(
+        PLAIN, optimizer="sgd", momentum=0.9, schedule="step", step_epochs=1, step_factor=0.5, head_lr=0.02, head_constant=True
+    )
+    model = network()
+    optimizer = make_optimizer(model, recipe)
+    for epoch in range(3):
+        set_rate(optimizer, learning_rate(recipe, 4 * epoch, 4))
+        rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+        heads = {id(p) for p in model.classifier.parameters()}
+        assert {rates[p] for p in heads} == {0.02}
+        assert {rates[p] for p in rates.keys() - heads} == {0.1 * 0.5**epoch}
+    tensors = make_optimizer(network(), recipe, capturable=True)
+    places = [group["lr"].data_ptr() for group in tensors.param_groups]
+    set_rate(tensors, torch.tensor(0.05))
+    assert sorted(round(float(group["lr"]), 6) for group in tensors.param_groups) == [0.02, 0.05]
+    assert [group["lr"].data_ptr() for group in tensors.param_groups] == places  # where a recorded step reads them
+
+
 def test_sgd_trains_and_clips(few_digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     norms: list[float] = []
     clip = torch.nn.utils.clip_grad_norm_
@@ -153,6 +172,7 @@ def test_the_published_recipes_rise_to_their_rate_and_end_where_they_say() -> No
         "FLOWERS_150",
         "FAST_50",
         "FAST_FLOWERS_150",
+        "SHORT_VGG_12",
     }
     for recipe in PUBLISHED.values():
         rates = [learning_rate(recipe, step, 4) for step in range(4 * recipe.epochs)]
@@ -220,6 +240,9 @@ def test_no_step_waits_for_the_device(name: str, few_digits: Dataset) -> None:
         ({"policy": "trivial"}, "policy must be one of None, 'rand-m9-mstd0.5-inc1'"),
         ({"optimizer": "lamb"}, "optimizer must be one of"),
         ({"normalization": "none"}, "normalization must be one of"),
+        ({"head_constant": True}, "head_constant holds head_lr: give both"),
+        ({"crop_fill": "grey"}, "crop_fill needs normalization='unit'"),
+        ({"crop_fill": "grey", "normalization": "unit", "policy": "autoaugment"}, "and no policy"),
     ],
 )
 def test_options_that_exclude_each_other_are_refused_by_name(wrong: dict[str, Any], reason: str) -> None:

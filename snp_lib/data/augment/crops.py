@@ -11,14 +11,16 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int64, UInt8
 from torch import Tensor
 
+Images = UInt8[Tensor, "n c h w"] | Float[Tensor, "n c h w"]
 
-def random_crop(images: UInt8[Tensor, "n c h w"], padding: int, generator: torch.Generator) -> UInt8[Tensor, "n c h w"]:
+
+def random_crop(images: Images, padding: int, generator: torch.Generator) -> Images:
     """Shift each image by −padding … padding pixels on both axes, filling with zeros (pad and crop, He et al. 2016)."""
     shifts = torch.randint(0, 2 * padding + 1, (2, len(images)), generator=generator, device=images.device)
     return crop(images, padding, shifts[0], shifts[1])
 
 
-def crop(images: UInt8[Tensor, "n c h w"], padding: int, top: Int64[Tensor, " n"], left: Int64[Tensor, " n"]) -> UInt8[Tensor, "n c h w"]:
+def crop(images: Images, padding: int, top: Int64[Tensor, " n"], left: Int64[Tensor, " n"]) -> Images:
     """Pad with zeros and cut the window that starts at (top, left), each image its own."""
     n, c, h, w = images.shape
     padded = F.pad(images, (padding,) * 4)
@@ -117,12 +119,12 @@ def _sources(side: int, start: Int64[Tensor, " n"], length: Int64[Tensor, " n"])
     return (2 * place + 1) / side - 1
 
 
-def random_flip(images: UInt8[Tensor, "n c h w"], generator: torch.Generator) -> UInt8[Tensor, "n c h w"]:
+def random_flip(images: Images, generator: torch.Generator) -> Images:
     """Mirror each image left to right with probability one half."""
     return flip(images, torch.rand(len(images), generator=generator, device=images.device) < 0.5)
 
 
-def flip(images: UInt8[Tensor, "n c h w"], which: Bool[Tensor, " n"]) -> UInt8[Tensor, "n c h w"]:
+def flip(images: Images, which: Bool[Tensor, " n"]) -> Images:
     """Mirror the chosen images left to right."""
     return torch.where(which.view(-1, 1, 1, 1), images.flip(-1), images)
 
