@@ -219,7 +219,7 @@ def test_the_token_grid_is_the_one_announced(name: str, image_size: int, conv_st
     assert model(torch.zeros(1, 3, image_size, image_size)).shape == (1, 7)
 
 
-@pytest.mark.parametrize("name", ["cct_7", "cct_0_3x1", "vgg11", "cct_7_3x0", "CCT_7_3x1", "cct_7_3x1_sine"])
+@pytest.mark.parametrize("name", ["cct_7", "cct_0_3x1", "vgg19", "cct_7_3x0", "CCT_7_3x1", "cct_7_3x1_sine"])
 def test_unknown_names_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="unknown model"):
         create_model(name, num_classes=10)
