@@ -94,7 +94,7 @@ class Encoder(nn.Module):
         dropout: rate after both sub-layers and the hidden layer.
         attention_dropout: rate of the attention weights.
         drop_path: rate at which the update of a whole input is dropped (stochastic depth).
-        padded: tokens that are vectors of zeros are not there, see :class:`Padding`; all sites are zero at them.
+        padded: tokens that are vectors of zeros are not there, see :class:`snp_lib.models.padding.Padding`; all sites are zero at them.
 
     Raises:
         ValueError: stochastic depth in a padded stream, whose inputs are not told apart.
