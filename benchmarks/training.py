@@ -41,7 +41,7 @@ Rows = dict[str, Callable[[], float]]
 def fused_attention() -> Iterator[None]:
     """torch's fused attention also where the model would write out the two products."""
 
-    def fused(q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:
+    def fused(q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0, mask: Tensor | None = None) -> Tensor:
         return functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
 
     ours, encoder.attend = encoder.attend, fused  # type: ignore[assignment]

@@ -75,3 +75,9 @@ def reached(run: Run, name: str, *accuracies: float) -> list[Run]:
         )
         for seed, accuracy in enumerate(accuracies)
     ]
+
+
+def shortened_vgg(seed: int = 0, name: str = "vgg11") -> experiments.Experiment:
+    """Two epochs on the digits, for the network and for the readouts."""
+    smoke = experiments.get(name, "smoke", seed)
+    return replace(smoke, recipe=replace(smoke.recipe, epochs=2, eval_every=2), readout=replace(smoke.readout, epochs=2))

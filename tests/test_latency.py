@@ -210,7 +210,7 @@ def test_macs_of_a_transformer_by_hand() -> None:
 
 
 def test_attention_counts_the_same_however_it_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def products(q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:
+    def products(q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0, mask: Tensor | None = None) -> Tensor:
         return ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1) @ v
 
     fused = count_macs(network())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -54,7 +54,7 @@ def measure(
     return measure_batches(
         model,
         readouts,
-        split.batches(batch_size),
+        _in_order(split, batch_size),
         prepare,
         num_classes=num_classes,
         total=-(-len(split) // batch_size),
@@ -62,6 +62,11 @@ def measure(
         deadline=deadline,
         progress=progress,
     )
+
+
+def _in_order(split: Split, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of a split, begun only where they are asked for: a request to stop is heard by then."""
+    yield from split.batches(size)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ import pandas as pd
 from snp_lib.analysis.fourier import correct_under_noise, diagonal_frequencies, relative_log_amplitude
 from snp_lib.analysis.residual import STATES, of_additions
 from snp_lib.models.sites import ImageNetwork, split_site
-from snp_lib.results.setting import AtEpoch, Measurement, Setting, drawn
+from snp_lib.results.setting import AtEpoch, Measurement, OfImages, Setting, drawn
 from snp_lib.store import Run
 from snp_lib.store.derived import Arrays
 
@@ -24,7 +24,7 @@ LOW, HIGH = (0.1, 0.2, 0.3, 0.4), (0.6, 0.7, 0.8, 0.9)  # the two ends of it
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureSpectra(AtEpoch):
+class FeatureSpectra(OfImages):
     """Log amplitude of feature maps without and with what every residual unit adds, relative to frequency zero.
 
     On test images drawn by the seed of the run, see :mod:`snp_lib.analysis.fourier`.
@@ -33,23 +33,12 @@ class FeatureSpectra(AtEpoch):
     units of π; ``skip``, ``output`` and ``shuffled`` (U, K), means over images of the three states of
     :class:`snp_lib.analysis.residual.Addition`; ``sd`` (U, K), of the output over images; ``images`` (1,), how many.
 
-    Attributes:
-        images: how many, or all of fewer.
-
     Raises:
         StoreError: the weights of the run are not here.
         ValueError: the network says of no residual unit what it adds.
     """
 
-    images: int = 500
     prefix: ClassVar[str] = "fourier"
-
-    @property
-    def what(self) -> str | None:
-        return "fourier"
-
-    def options(self, run: Run) -> dict[str, Any]:
-        return super().options(run) | {"images": self.images}
 
     def compute(self, setting: Setting) -> Arrays:
         model, seed = setting.network_at(self.epoch), setting.run.experiment.seed

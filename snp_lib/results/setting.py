@@ -182,6 +182,24 @@ class AtEpoch(Measurement):
         return {"epoch": self.finished(run)}
 
 
+@dataclass(frozen=True, kw_only=True)
+class OfImages(AtEpoch):
+    """The same of test images drawn by the seed of the run; made under the name that its files have.
+
+    Attributes:
+        images: how many, or all of fewer.
+    """
+
+    images: int = 500
+
+    @property
+    def what(self) -> str | None:
+        return self.prefix
+
+    def options(self, run: Run) -> dict[str, Any]:
+        return super().options(run) | {"images": self.images}
+
+
 def drawn(split: Split, count: int, seed: int) -> Split:
     """So many inputs of a split, or all of fewer, drawn by a seed without regard to their labels, in the order of the split."""
     chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))[:count].sort().values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -12,13 +12,13 @@ import pandas as pd
 from snp_lib.analysis.residual import STATES, of_additions
 from snp_lib.analysis.variance import spatial_variance
 from snp_lib.results.fourier import both, has_maps, places
-from snp_lib.results.setting import AtEpoch, Measurement, Setting, drawn
+from snp_lib.results.setting import Measurement, OfImages, Setting, drawn
 from snp_lib.store import Run
 from snp_lib.store.derived import Arrays
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureVariance(AtEpoch):
+class FeatureVariance(OfImages):
     """Spatial variance of feature maps without and with what every residual unit adds.
 
     On test images drawn by the seed of the run, see :mod:`snp_lib.analysis.variance`.
@@ -26,23 +26,12 @@ class FeatureVariance(AtEpoch):
     Arrays by name, for U units: ``units`` (U,) their names; ``skip``, ``output`` and ``shuffled`` (U,), means over images and
     channels of the three states of :class:`snp_lib.analysis.residual.Addition`; ``images`` (1,), how many.
 
-    Attributes:
-        images: how many, or all of fewer.
-
     Raises:
         StoreError: the weights of the run are not here.
         ValueError: the network says of no residual unit what it adds.
     """
 
-    images: int = 500
     prefix: ClassVar[str] = "variance"
-
-    @property
-    def what(self) -> str | None:
-        return "variance"
-
-    def options(self, run: Run) -> dict[str, Any]:
-        return super().options(run) | {"images": self.images}
 
     def compute(self, setting: Setting) -> Arrays:
         model, seed = setting.network_at(self.epoch), setting.run.experiment.seed

@@ -104,7 +104,7 @@ def test_a_set_has_its_old_name_too(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (["make", "none", "--scale", "smoke"], ["record", "--scale", "smoke", "--set", "none"]):
         with pytest.raises(SystemExit):
             cli.main(arguments)
-        assert "argument SET: no set 'none'; there are cct, variants, elsewhere, orders, curve" in capsys.readouterr().err
+        assert "argument SET: no set 'none'; there are cct, variants, elsewhere, filters, stages, orders, curve" in capsys.readouterr().err
 
 
 def test_train_prints_accuracy_and_the_place_of_the_run(catalogue: Path, smoke_run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from shared import shortened
+from shared import shortened, shortened_vgg
 
 from snp_lib import store
+from snp_lib.results import measure
 from snp_lib.store import Run
 
 
@@ -42,3 +43,19 @@ def four(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
                 )
                 found.append(store.run(short, device="cpu", progress=False))
         return found
+
+
+@pytest.fixture(scope="module")
+def filters_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of the tests of one module."""
+    return tmp_path_factory.mktemp("filters")
+
+
+@pytest.fixture(scope="module")
+def vgg_run(filters_folder: Path) -> Run:
+    """A small VGG-11 whose filters are measured."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SNP_RUNS_DIR", str(filters_folder))
+        finished = store.run(shortened_vgg(), device="cpu", progress=False)
+        measure([finished], "filters", device="cpu", progress=False)
+        return finished

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from snp_lib import store
 from snp_lib.data import Split
 from snp_lib.pruning import finetune, prune
 from snp_lib.pruning.masks import Masks
@@ -34,30 +33,15 @@ from snp_lib.results.setting import Setting
 from snp_lib.results.tuning import FineTuning
 from snp_lib.store import Run
 from snp_lib.training.prediction import accuracy, predict
-from tests.results.test_filters import shortened
 
 UNTUNED = FineTuning(epochs=0)
 FEW = FineTuning(images=100, lr_share=0.2)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("afcc")
-
-
-@pytest.fixture(scope="module")
-def finished(folder: Path) -> Run:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SNP_RUNS_DIR", str(folder))
-        run = store.run(shortened(), device="cpu", progress=False)
-        measure([run], "filters", device="cpu", progress=False)
-        return run
-
-
 @pytest.fixture
-def run(finished: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setenv("SNP_RUNS_DIR", str(folder))
-    return finished
+def run(vgg_run: Run, filters_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("SNP_RUNS_DIR", str(filters_folder))
+    return vgg_run
 
 
 def setting_of(run: Run) -> Setting:

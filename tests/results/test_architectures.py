@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from shared import shortened_vgg
 
 from snp_lib import experiments, store
 from snp_lib.latency import count_macs
@@ -15,27 +16,12 @@ from snp_lib.pruning import compact
 from snp_lib.results import afcc, architectures, measure
 from snp_lib.results.latency import FORMS, FilterLatency, latency_of, pruned_latency
 from snp_lib.store import Run
-from tests.results.test_filters import shortened
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("architectures")
-
-
-@pytest.fixture(scope="module")
-def finished(folder: Path) -> Run:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SNP_RUNS_DIR", str(folder))
-        run = store.run(shortened(), device="cpu", progress=False)
-        measure([run], "filters", device="cpu", progress=False)
-        return run
 
 
 @pytest.fixture
-def run(finished: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setenv("SNP_RUNS_DIR", str(folder))
-    return finished
+def run(vgg_run: Run, filters_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("SNP_RUNS_DIR", str(filters_folder))
+    return vgg_run
 
 
 def test_the_pruned_layers_of_the_paper_hold_most_parameters_and_a_third_of_the_work() -> None:
@@ -74,8 +60,8 @@ def test_relative_accuracy_is_that_of_each_seeds_intact_network() -> None:
     assert found.density.tolist() == pytest.approx([0.6, 0.6])  # the mean over seeds: one point on the axis
 
 
-def test_an_efficientnet_is_read_by_kind_and_what_is_not_there_is_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SNP_RUNS_DIR", str(folder))
+def test_an_efficientnet_is_read_by_kind_and_what_is_not_there_is_left_out(filters_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SNP_RUNS_DIR", str(filters_folder))
     assert architectures.there("efficientnet-b0", "smoke", [0]) == []
     base = experiments.get("efficientnet-b0", "smoke", 0)
     short = replace(base, recipe=replace(base.recipe, epochs=1, eval_every=1), readout=replace(base.readout, epochs=1))
@@ -88,9 +74,9 @@ def test_an_efficientnet_is_read_by_kind_and_what_is_not_there_is_left_out(folde
     assert len(architectures.rise_of_expansions([run])) == 1
 
 
-def test_linear_layers_of_a_vgg16_are_pruned_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SNP_RUNS_DIR", str(folder))
-    short = shortened(name="vgg16")
+def test_linear_layers_of_a_vgg16_are_pruned_alone(filters_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SNP_RUNS_DIR", str(filters_folder))
+    short = shortened_vgg(name="vgg16")
     run = store.run(replace(short, recipe=replace(short.recipe, epochs=1, eval_every=1)), device="cpu", progress=False)
     measure([run], "filters", device="cpu", progress=False)
     measurements = architectures.linear_layers(run)

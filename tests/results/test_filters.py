@@ -10,7 +10,7 @@ import pytest
 import torch
 import twins
 
-from snp_lib import data, experiments, store
+from snp_lib import data
 from snp_lib.performance import binarize, diagonal_sets, group_units, summarize, unit_matrices
 from snp_lib.performance.clusters import column_noise
 from snp_lib.performance.density import snr_at_density
@@ -23,30 +23,10 @@ from snp_lib.store.make import read_out
 from snp_lib.training.preparation import make_normalize
 
 
-def shortened(seed: int = 0, name: str = "vgg11") -> experiments.Experiment:
-    """Two epochs on the digits, for the network and for the readouts."""
-    smoke = experiments.get(name, "smoke", seed)
-    return replace(smoke, recipe=replace(smoke.recipe, epochs=2, eval_every=2), readout=replace(smoke.readout, epochs=2))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("filters")
-
-
-@pytest.fixture(scope="module")
-def finished(folder: Path) -> Run:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SNP_RUNS_DIR", str(folder))
-        run = store.run(shortened(), device="cpu", progress=False)
-        measure([run], "filters", device="cpu", progress=False)
-        return run
-
-
 @pytest.fixture
-def run(finished: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setenv("SNP_RUNS_DIR", str(folder))
-    return finished
+def run(vgg_run: Run, filters_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("SNP_RUNS_DIR", str(filters_folder))
+    return vgg_run
 
 
 def test_what_is_kept_is_what_readouts_of_whole_maps_give(run: Run) -> None:

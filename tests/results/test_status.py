@@ -22,7 +22,7 @@ def recorded(catalogue: Path, smoke_run: Run, monkeypatch: pytest.MonkeyPatch) -
         patch.setenv("SNP_RUNS_DIR", str(smoke_run.path.parent))
         measure([smoke_run], "stages", device="cpu", progress=False)
         records.keep(smoke_run)
-    claims = [CLAIM | {"id": "A.one"}, CLAIM | {"id": "A.two", "chapter": "c1"}, CLAIM | {"id": "B.three", "paper": "B"}]
+    claims = [CLAIM | {"id": "A.one"}, CLAIM | {"id": "A.two", "chapter": "x1"}, CLAIM | {"id": "B.three", "paper": "B"}]
     (catalogue / "claims.yml").write_text(yaml.safe_dump(claims), encoding="utf-8")
     monkeypatch.setattr("snp_lib.book.claims.BOOK", catalogue)
     assert find(smoke_run.experiment) is not None
@@ -42,7 +42,7 @@ def test_a_claim_leads_to_its_runs(recorded: list[Run], monkeypatch: pytest.Monk
     assert (one.device, one.torch) == (run.manifest["device"], run.manifest["libraries"]["torch"])
     assert one.chapter == '<a href="a2_snp_matrices.html">A2</a>'
     two = table.set_index("claim").loc["A.two"]
-    assert (two.verdict, two.records, two.chapter) == ("not yet measured", "", "C1")
+    assert (two.verdict, two.records, two.chapter) == ("not yet measured", "", "X1")
     lost = status.claims_status(["A"], [])
     assert lost.records[0] == "1 not among the records"
 
