@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import ipywidgets as widgets
 import nbformat
 import pytest
 import yaml
@@ -22,14 +23,26 @@ from snp_lib.book.chapters import LAST, ReproduceError, chapters, from_the_middl
 from snp_lib.book.claims import load_claims
 from snp_lib.book.notebook import tidy
 from snp_lib.book.reporting import Reported
+from snp_lib.interactive.explorer import explore
 from snp_lib.machine import BOOK
+from snp_lib.store import Run
 
 WIDGETS = "application/vnd.jupyter.widget-state+json"
 
 
-def stored(name: str) -> dict[str, Any]:
-    notebook: dict[str, Any] = json.loads((BOOK / name).read_text(encoding="utf-8"))
-    return notebook
+@pytest.fixture(scope="module")
+def explored(smoke_run: Run) -> dict[str, Any]:
+    """A notebook that shows an explorer, as a kernel stores it."""
+    widgets.Widget.close_all()
+    view = explore(smoke_run)
+    state = widgets.Widget.get_manager_state()
+    data = {
+        "text/plain": "VBox()",
+        "application/vnd.jupyter.widget-view+json": {"model_id": view.model_id, "version_major": 2, "version_minor": 0},
+    }
+    output = {"output_type": "display_data", "data": data, "metadata": {}}
+    cell = {"cell_type": "code", "id": "a", "metadata": {}, "source": "explore(run)", "outputs": [output], "execution_count": 1}
+    return {"metadata": {"widgets": {WIDGETS: state}}, "cells": [cell], "nbformat": 4, "nbformat_minor": 5}
 
 
 def with_fresh_ids(notebook: dict[str, Any]) -> dict[str, Any]:
@@ -41,13 +54,12 @@ def with_fresh_ids(notebook: dict[str, Any]) -> dict[str, Any]:
     return renamed
 
 
-def test_widgets_named_anew_give_the_same_text() -> None:
-    notebook = stored("a2_snp_matrices.ipynb")
-    assert tidy(with_fresh_ids(notebook)) == tidy(with_fresh_ids(notebook))
+def test_widgets_named_anew_give_the_same_text(explored: dict[str, Any]) -> None:
+    assert tidy(with_fresh_ids(explored)) == tidy(with_fresh_ids(explored))
 
 
-def test_renaming_keeps_every_widget_and_what_it_refers_to() -> None:
-    before = with_fresh_ids(stored("a2_snp_matrices.ipynb"))
+def test_renaming_keeps_every_widget_and_what_it_refers_to(explored: dict[str, Any]) -> None:
+    before = with_fresh_ids(explored)
     after = json.loads(tidy(copy.deepcopy(before)))
     old, new = (n["metadata"]["widgets"][WIDGETS]["state"] for n in (before, after))
     assert len(old) == len(new) > 100
@@ -83,12 +95,12 @@ def test_every_notebook_is_in_the_book_and_stored_tidy() -> None:
 
 def test_chapters_come_in_reading_order_and_are_chosen_by_their_beginning() -> None:
     names = list(chapters())
-    assert names[:3] == ["intro", "a1_training", "a2_snp_matrices"]
+    assert names[:4] == ["intro", "u1_your_network", "a1_training", "a2_snp_matrices"]
     assert names.index("e2_flowers") < names.index("scoreboard") < names.index("how_fast")
     assert list(parts()[LAST]) == ["scoreboard", "status", "how_fast"]
     assert list(select(["b1", "a2_snp_matrices", "how_fast"])) == ["b1_many_heads", "a2_snp_matrices", "how_fast"]
     assert list(select([])) == names
-    with pytest.raises(ReproduceError, match="no chapter 'a'; there are intro, a1_training, "):
+    with pytest.raises(ReproduceError, match="no chapter 'a'; there are intro, u1_your_network, "):
         select(["a"])
 
 
