@@ -185,9 +185,10 @@ def test_what_chapters_accept_is_there_for_the_pages_that_show_it(book: Callable
     board = "from snp_lib.book.reporting import published\nprint(sorted(published()['small']['cct']))"
     folder = book(A={name: (accept.format(name=name, mean=mean),) for name, mean in names.items()}, Results={"board": (board,)})
     assert reproduce(accept=True, in_place=True, jobs=2) == 0
-    (shown,) = stored(str(folder / "board.ipynb"))["cells"][1]["outputs"]
+    stored = json.loads((folder / "board.ipynb").read_text(encoding="utf-8"))
+    (shown,) = stored["cells"][1]["outputs"]
     assert "".join(shown["text"]) == "['one', 'three', 'two']\n"
-    assert "papermill" not in stored(str(folder / "board.ipynb"))["metadata"]
+    assert "papermill" not in stored["metadata"]
 
 
 def test_a_parameter_that_a_named_chapter_has_not_is_refused(book: Callable[..., Path]) -> None:
